@@ -1,0 +1,115 @@
+"""Where arrays live: NumPy on the CPU, CuPy on a GPU. The only file that decides between the two."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+Array = Any  # numpy.ndarray or cupy.ndarray
+
+_default = "cpu"
+_generator = np.random.default_rng()
+
+
+def xp_of(array: Array) -> ModuleType:
+    """The module an array belongs to, `numpy` or `cupy`. Never imports CuPy: a CuPy array has done that already."""
+    cupy = sys.modules.get("cupy")
+    if cupy is not None and isinstance(array, cupy.ndarray):
+        return cupy
+    return np
+
+
+def cuda_available() -> bool:
+    """True where CuPy is installed and finds a GPU with a driver. Never raises."""
+    try:
+        import cupy
+
+        return bool(cupy.cuda.is_available())
+    except Exception:  # a broken CUDA installation raises many types; each means: no GPU here
+        return False
+
+
+def _parse(device: str) -> tuple[str, int]:
+    if device == "cpu":
+        return "cpu", 0
+    name, _, number = device.partition(":")
+    if name == "cuda" and (number == "" or number.isdigit()):
+        return "cuda", int(number or 0)
+    raise ValueError(f'device: expected "cpu", "cuda" or "cuda:N"; got {device!r}')
+
+
+def default_device() -> str:
+    """The device where new arrays are made: `"cpu"` or `"cuda:N"`."""
+    return _default
+
+
+def set_default_device(device: str) -> None:
+    """Choose where new arrays are made.
+
+    Raises ValueError for a name that is no device, RuntimeError for a GPU that is not there.
+    """
+    global _default
+    kind, number = _parse(device)
+    if kind == "cuda":
+        if not cuda_available():
+            raise RuntimeError(f"device: {device!r} was asked for, but CuPy finds no GPU on this computer")
+        import cupy
+
+        count = cupy.cuda.runtime.getDeviceCount()
+        if number >= count:
+            raise RuntimeError(f"device: {device!r} was asked for, but this computer has {count} GPUs, from cuda:0")
+        cupy.cuda.Device(number).use()
+    _default = "cpu" if kind == "cpu" else f"cuda:{number}"
+
+
+@contextlib.contextmanager
+def use_device(device: str) -> Iterator[None]:
+    """Make new arrays on `device` inside a `with` block."""
+    before = _default
+    set_default_device(device)
+    try:
+        yield
+    finally:
+        set_default_device(before)
+
+
+def default_xp() -> ModuleType:
+    """The array module of the default device."""
+    if _default == "cpu":
+        return np
+    import cupy
+
+    return cupy
+
+
+def asarray(data: Any, dtype: Any = None) -> Array:
+    """`data` as an array on the default device. An array that is already there is not copied."""
+    if default_xp() is np:
+        return np.asarray(to_numpy(data), dtype=dtype)
+    return default_xp().asarray(data, dtype=dtype)
+
+
+def to_numpy(array: Array) -> np.ndarray:
+    """A NumPy array of the same values; the array itself if it is one."""
+    if xp_of(array) is np:
+        return np.asarray(array)
+    return array.get()
+
+
+def manual_seed(seed: int) -> None:
+    """Seed every random number the library draws.
+
+    Numbers are drawn on the host, so the same seed gives the same numbers on every device.
+    """
+    global _generator
+    _generator = np.random.default_rng(seed)
+
+
+def generator() -> np.random.Generator:
+    """The generator that initialisation, dropout and shuffling draw from."""
+    return _generator

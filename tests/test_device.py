@@ -1,0 +1,44 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import cupynn
+from cupynn import device
+
+
+def test_same_seed_gives_same_numbers():
+    cupynn.manual_seed(7)
+    first = device.generator().standard_normal(5)
+    cupynn.manual_seed(7)
+    np.testing.assert_array_equal(device.generator().standard_normal(5), first)
+
+
+def test_numpy_arrays_belong_to_numpy():
+    assert device.xp_of(np.zeros(3)) is np
+    assert device.xp_of([1.0]) is np
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:x", "cpu:0", ""])
+def test_unknown_device_is_refused_by_name(name):
+    with pytest.raises(ValueError, match="device: expected"):
+        cupynn.set_default_device(name)
+    assert cupynn.default_device() == "cpu"
+
+
+@pytest.mark.skipif(device.cuda_available(), reason="this computer has a GPU")
+def test_missing_gpu_is_said_plainly():
+    with pytest.raises(RuntimeError, match="finds no GPU"):
+        cupynn.set_default_device("cuda:0")
+    assert cupynn.default_device() == "cpu"
+
+
+def test_asarray_does_not_copy():
+    array = np.arange(3.0)
+    assert device.asarray(array) is array
+
+
+def test_import_brings_in_no_cupy():
+    code = "import sys, cupynn; sys.exit('cupy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
