@@ -1,0 +1,55 @@
+"""Several arrays made one: concatenate, stack."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from cupynn.autograd.function import Function
+from cupynn.autograd.tensor import Tensor
+from cupynn.device import xp_of
+
+
+class Concatenate(Function):
+    """y is the inputs one after the other along an axis"""
+
+    def forward(self, *arrays):
+        self.lengths = [array.shape[self.axis] for array in arrays]
+        return xp_of(arrays[0]).concatenate(arrays, axis=self.axis)
+
+    def backward(self, grad):
+        before = (slice(None),) * (self.axis % grad.ndim)
+        parts, start = [], 0
+        for length in self.lengths:
+            parts.append(grad[(*before, slice(start, start + length))])
+            start += length
+        return tuple(parts)
+
+
+class Stack(Function):
+    """y is the inputs one after the other along a new axis"""
+
+    def forward(self, *arrays):
+        return xp_of(arrays[0]).stack(arrays, axis=self.axis)
+
+    def backward(self, grad):
+        before = (slice(None),) * (self.axis % grad.ndim)
+        return tuple([grad[(*before, i)] for i in range(grad.shape[self.axis])])
+
+
+def concatenate(arrays: Sequence[Any], axis: int = 0) -> Tensor:
+    """Tensors and arrays one after the other along `axis`; their other axes agree."""
+    return Concatenate(axis=_checked_axis("concatenate", arrays, axis))(*arrays)
+
+
+def stack(arrays: Sequence[Any], axis: int = 0) -> Tensor:
+    """Tensors and arrays of one shape along a new axis, at place `axis` of the result."""
+    return Stack(axis=_checked_axis("stack", arrays, axis))(*arrays)
+
+
+def _checked_axis(name: str, arrays: Sequence[Any], axis: Any) -> int:
+    if not isinstance(axis, int):
+        raise TypeError(f"{name}: axis must be an int; got {axis!r}")
+    if len(arrays) == 0:
+        raise ValueError(f"{name}: needs at least one array; got none")
+    return axis
