@@ -1,0 +1,25 @@
+"""Data sets as arrays in memory, and batches from them. Nothing here downloads.
+
+train, test = cupynn.data.load("digits", pad_to=32)
+for images, labels in cupynn.data.batches(train, 128, shuffle=True, seed=0, epoch=3):
+    ...  # images: float32 (N, C, H, W), normalised; labels: int64 (N,)
+"""
+
+from cupynn.data.dataset import ArrayDataset, train_and_test
+from cupynn.data.loader import Batches, batches
+from cupynn.data.registry import load, names
+from cupynn.data.transforms import HorizontalFlip, RandomCrop, Transform, normalise, pad_images
+
+__all__ = [
+    "ArrayDataset",
+    "Batches",
+    "HorizontalFlip",
+    "RandomCrop",
+    "Transform",
+    "batches",
+    "load",
+    "names",
+    "normalise",
+    "pad_images",
+    "train_and_test",
+]
