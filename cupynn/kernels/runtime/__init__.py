@@ -1,0 +1,28 @@
+"""Compile and launch a `.cu` file for the GPU (NVRTC, through CuPy) or for the CPU (the system's C++ compiler).
+
+Read in this order: `dispatch.py` (what the kernels call), `cpu.py` and `launcher.h` (a launch on the CPU),
+`cuda_on_cpu.h` (how CUDA maps to a CPU), `fibers.h` (barriers), `gpu.py`, `build.py` (compiler and cache),
+`checked.py` and `checker.cpp` (the kernels' race and bounds checker).
+"""
+
+from .build import cache_folder, compiler_version, find_compiler
+from .dispatch import compiled_for, ctype, is_gpu, launch, scalar, threads, vector_bytes
+from .errors import KernelCheckError, KernelCompileError
+from .modes import mode, set_mode
+
+__all__ = [
+    "KernelCheckError",
+    "KernelCompileError",
+    "cache_folder",
+    "compiled_for",
+    "compiler_version",
+    "ctype",
+    "find_compiler",
+    "is_gpu",
+    "launch",
+    "mode",
+    "scalar",
+    "set_mode",
+    "threads",
+    "vector_bytes",
+]

@@ -1,0 +1,107 @@
+"""What the kernels' Python faces call: launch a kernel where its arrays are, and small questions about arrays."""
+
+from __future__ import annotations
+
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from cupynn.device import Array, xp_of
+
+from . import cpu, modes
+
+_FLOAT, _DOUBLE = np.dtype(np.float32).num, np.dtype(np.float64).num
+_C_NAMES = {_FLOAT: "float", _DOUBLE: "double"}
+
+
+def is_gpu(array: Array) -> bool:
+    """True for a CuPy array."""
+    return xp_of(array) is not np
+
+
+def compiled_for(*arrays: Array | None) -> bool:
+    """True where compiled kernels take these arrays; False sends a face to its reference.
+
+    False in mode "reference", for a dtype other than float32 and float64, for arrays on several devices, and on the
+    CPU without a C++ compiler. None stands for an absent array.
+    """
+    if (modes._mode or modes.mode()) == "reference":
+        return False
+    cupy = sys.modules.get("cupy")
+    device = None
+    for array in arrays:
+        if array is None:
+            continue
+        if array.dtype.num not in _C_NAMES:
+            return False
+        here = array.device.id if cupy is not None and isinstance(array, cupy.ndarray) else -1
+        if device is None:
+            device = here
+        elif here != device:
+            return False
+    if device is None or device == -1 or modes._mode == "checked":
+        return modes._compiler_found or modes.compiler_found()
+    return True
+
+
+def ctype(array: Any) -> str:
+    """The C++ name of an array's (or a dtype's) scalar type: `"float"` or `"double"`."""
+    dtype = array.dtype if isinstance(array, np.ndarray) or is_gpu(array) else np.dtype(array)
+    try:
+        return _C_NAMES[dtype.num]
+    except KeyError:
+        raise TypeError(f"kernels take float32 and float64; got {dtype}") from None
+
+
+def scalar(dtype: Any, value: float) -> np.generic:
+    """`value` as a scalar argument of type T, where arrays have this dtype."""
+    return np.dtype(dtype).type(value)
+
+
+def threads(like: Array, gpu: int = 256) -> int:
+    """Threads per block: `gpu` of them for a CuPy array, 1 on the CPU, a few in checked mode so that races show."""
+    if (modes._mode or modes.mode()) == "checked":
+        return min(gpu, 32)
+    return gpu if is_gpu(like) else 1
+
+
+def vector_bytes(like: Array) -> int:
+    """Bytes a thread loads at once: a vector register of the CPU (64 with AVX-512, 32 with AVX2, else 16); 16 on a GPU."""
+    return 16 if is_gpu(like) else cpu.vector_bytes()
+
+
+def launch(
+    name: str | pathlib.Path,
+    kernel: str,
+    grid: int | Sequence[int],
+    block: int | Sequence[int],
+    args: Sequence[Any],
+    shared_bytes: int = 0,
+    outputs: Sequence[Array] = (),
+    touches: Sequence[Array] = (),
+) -> None:
+    """Run a kernel over a grid of blocks, on the device where its arrays are.
+
+    `name` is NAME of `cupynn/kernels/NAME.cu` (or a Path); `kernel` an instantiation such as `"forward<float, 3>"`.
+    `grid` and `block` are one to three numbers. `args`: a C-contiguous array gives its pointer, None a null pointer, a
+    Python int an `int`, a NumPy scalar its own type. In checked mode every element of `outputs` must be written, and
+    arrays in `touches` are read and written; other arrays that the kernel writes may be written in part.
+
+    Raises KernelCompileError, TypeError or ValueError for an argument that does not fit the kernel's signature,
+    KernelCheckError in checked mode.
+    """
+    grid = (grid, 1, 1) if isinstance(grid, int) else (*grid, 1, 1)[:3]
+    block = (block, 1, 1) if isinstance(block, int) else (*block, 1, 1)[:3]
+    if (modes._mode or modes.mode()) == "checked":
+        from . import checked
+
+        checked.launch(name, kernel, grid, block, args, shared_bytes, outputs, touches)
+    elif "cupy" in sys.modules and any(is_gpu(argument) for argument in args):
+        from . import gpu
+
+        gpu.launch(name, kernel, grid, block, args, shared_bytes)
+    else:
+        cpu.kernel(name, kernel, block == (1, 1, 1))(grid, block, args, shared_bytes)

@@ -1,0 +1,25 @@
+"""What all tests share: the `device` fixture, hypothesis's profile, one core per worker of a parallel run."""
+
+import os
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Workers already fill the cores. Read by OpenBLAS and OpenMP when NumPy and the first kernel are loaded.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest
+from hypothesis import settings
+
+from cupynn import device as devices
+
+# A failing property prints the line that repeats it. No deadline: the first example may compile a kernel.
+settings.register_profile("cupynn", max_examples=25, deadline=None, print_blob=True)
+settings.load_profile("cupynn")
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request):
+    """The default device while a test runs: the CPU, and the GPU where there is one."""
+    if request.param == "cuda" and not devices.cuda_available():
+        pytest.skip("no GPU here")
+    with devices.use_device(request.param):
+        yield request.param
