@@ -1,0 +1,224 @@
+"""Two-dimensional convolution (cross-correlation), with stride, padding, dilation and groups.
+
+    y[n,o,p,q] = bias[o] + sum_{c,i,j} w[o,c,i,j] x[n, c, p*stride + i*dilation - pad, q*stride + j*dilation - pad]
+
+x (N, C, H, W), w (O, C/groups, KH, KW), bias (O), y (N, O, OH, OW); zeros outside x. Output channel o reads the
+input channels of its own group, o // (O/groups).
+
+Two methods compute it: `conv_direct.py` (`conv.cu`, nothing is unfolded) and `conv_columns.py` (im2col and a matrix
+product). `method` picks one by shape; with CUPYNN_TUNE=1 both are timed once per shape, and the faster one stays.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from cupynn.device import Array, xp_of
+from cupynn.kernels import conv_columns, conv_direct, runtime
+from cupynn.kernels.conv_plan import target
+from cupynn.kernels.im2col import Pair, output_size, reference_col2im, reference_im2col
+
+
+class Geometry(NamedTuple):
+    """One convolution's sizes, checked."""
+
+    n: int
+    c: int
+    h: int
+    w: int
+    o: int
+    kernel: Pair
+    stride: Pair
+    padding: Pair
+    dilation: Pair
+    groups: int
+    oh: int
+    ow: int
+
+    @property
+    def c_group(self) -> int:
+        return self.c // self.groups
+
+    @property
+    def o_group(self) -> int:
+        return self.o // self.groups
+
+    @property
+    def pointwise(self) -> bool:
+        """Whether the image is its own column matrix."""
+        return self.kernel == self.stride == (1, 1) and self.padding == (0, 0)
+
+    @property
+    def output_shape(self) -> tuple[int, int, int, int]:
+        return self.n, self.o, self.oh, self.ow
+
+
+def _pair(name: str, value, least: int) -> Pair:
+    pair = (value, value) if isinstance(value, int) else tuple(value)
+    if len(pair) != 2 or not all(isinstance(v, int) and v >= least for v in pair):
+        raise ValueError(f"conv2d: {name} must be an integer >= {least} or a pair of them; got {value!r}")
+    return pair
+
+
+@lru_cache(maxsize=4096)
+def geometry(x_shape, w_shape, stride=1, padding=0, dilation=1, groups=1) -> Geometry:
+    """Check a convolution's shapes and work out its sizes. Raises ValueError naming what does not fit."""
+    if len(x_shape) != 4 or len(w_shape) != 4:
+        wanted = "x must be (N, C, H, W) and weight (O, C/groups, KH, KW)"
+        raise ValueError(f"conv2d: {wanted}; got shapes {x_shape} and {w_shape}")
+    stride, padding = _pair("stride", stride, 1), _pair("padding", padding, 0)
+    dilation = _pair("dilation", dilation, 1)
+    (n, c, h, w), (o, c_group, kh, kw) = x_shape, w_shape
+    if groups < 1 or o % groups:
+        raise ValueError(f"conv2d: weight has {o} output channels, which groups={groups} does not divide")
+    if c != c_group * groups:
+        raise ValueError(
+            f"conv2d: weight has shape {w_shape}, so x needs {c_group * groups} channels at groups={groups}; "
+            f"x has shape {x_shape}"
+        )
+    if min(c, o, kh, kw) < 1:
+        raise ValueError(f"conv2d: weight has shape {w_shape}; every size must be at least 1")
+    oh = output_size(h, kh, stride[0], padding[0], dilation[0])
+    ow = output_size(w, kw, stride[1], padding[1], dilation[1])
+    if oh < 1 or ow < 1:
+        raise ValueError(
+            f"conv2d: kernel {(kh, kw)} at dilation {dilation} does not fit into x of shape {x_shape} "
+            f"with padding {padding}"
+        )
+    return Geometry(n, c, h, w, o, (kh, kw), stride, padding, dilation, groups, oh, ow)
+
+
+def forward(x: Array, w: Array, bias: Array | None = None, stride=1, padding=0, dilation=1, groups=1) -> Array:
+    """The convolution of x with w; see the top of this file."""
+    g = geometry(x.shape, w.shape, stride, padding, dilation, groups)
+    _check(x, w, bias, g)
+    if not g.n or not runtime.compiled_for(x, w, bias):
+        return reference_forward(x, w, bias, stride, padding, dilation, groups)
+    contiguous = xp_of(x).ascontiguousarray
+    x, w = contiguous(x), contiguous(w)
+    return _run("forward", g, x, lambda method: method.forward(x, w, bias, g))
+
+
+def backward(grad: Array, x: Array, w: Array, stride=1, padding=0, dilation=1, groups=1, needs=(True, True, True)):
+    """Gradients to x, w and bias of sum(grad * y); None where `needs` says it is not needed."""
+    g = geometry(x.shape, w.shape, stride, padding, dilation, groups)
+    _check(x, w, None, g)
+    if grad.shape != g.output_shape or grad.dtype != x.dtype:
+        raise ValueError(
+            f"conv2d backward: grad must be {x.dtype} of shape {g.output_shape}; got {grad.dtype} of shape {grad.shape}"
+        )
+    if not g.n or not runtime.compiled_for(grad, x, w):
+        return reference_backward(grad, x, w, stride, padding, dilation, groups, needs)
+    contiguous = xp_of(x).ascontiguousarray
+    grad, x, w = contiguous(grad), contiguous(x), contiguous(w)
+    dx = dw = dbias = None
+    if needs[0]:
+        dx = _run("input gradient", g, x, lambda method: method.input_gradient(grad, w, g))
+    if needs[1]:
+        dw = _run("weight gradient", g, x, lambda method: method.weight_gradient(grad, x, w, g))
+        if isinstance(dw, tuple):
+            dw, dbias = dw
+    if not needs[2]:
+        dbias = None
+    elif dbias is None:
+        dbias = grad.sum(axis=(0, 2, 3))
+    return dx, dw, dbias
+
+
+METHODS = {"direct": conv_direct, "im2col": conv_columns}
+choices: dict[tuple[str, Geometry, str], str] = {}
+"""Which method each pass of each shape has used in this process: (pass, geometry, dtype) -> name."""
+
+
+def method(which: str, g: Geometry, gpu: bool = False) -> str:
+    """The name of the method that a pass of geometry `g` uses where nothing is measured."""
+    if gpu:  # direct where a group is too small for a matrix product to be worth unfolding for
+        return "direct" if g.o_group < 8 and not g.pointwise else "im2col"
+    return "direct"
+
+
+def _run(which: str, g: Geometry, x: Array, compute: Callable) -> Any:
+    """compute(method) by the method chosen for this pass and shape."""
+    key = which, g, x.dtype.char
+    name = choices.get(key)
+    if name is None:
+        if os.environ.get("CUPYNN_TUNE") == "1":
+            name = min(METHODS, key=lambda name: _seconds(lambda: compute(METHODS[name]), x))
+        else:
+            name = method(which, g, runtime.is_gpu(x))
+        choices[key] = name
+    return compute(METHODS[name])
+
+
+def _seconds(call: Callable, x: Array) -> float:
+    """The shortest of three runs, after one that compiles."""
+    times = []
+    for _ in range(4):
+        start = time.perf_counter()
+        call()
+        if runtime.is_gpu(x):
+            xp_of(x).cuda.Device().synchronize()
+        times.append(time.perf_counter() - start)
+    return min(times[1:])
+
+
+def _check(x: Array, w: Array, bias: Array | None, g: Geometry) -> None:
+    """Raise TypeError or ValueError unless the arrays' dtypes agree and bias is (O,)."""
+    if x.dtype != w.dtype or x.dtype.kind != "f" or (bias is not None and bias.dtype != x.dtype):
+        given = ", ".join(str(a.dtype) for a in (x, w, bias) if a is not None)
+        raise TypeError(f"conv2d: x, weight and bias must share one floating-point dtype; got {given}")
+    if bias is not None and bias.shape != (g.o,):
+        raise ValueError(f"conv2d: bias must have shape ({g.o},), one per output channel; got {bias.shape}")
+
+
+def instantiations() -> list[str]:
+    """Every kernel of `conv.cu` that is launched on a GPU."""
+    sizes = {"float": 4, "double": 8}
+    return [name for T, size in sizes.items() for name in conv_direct.instantiations(target(16, size, True, 128), T)]
+
+
+def cost(g: Geometry, itemsize: int = 4) -> dict[str, tuple[int, int]]:
+    """(bytes, operations) that each pass of geometry `g` must cost: every array moved once, a multiply-add is two."""
+    x, y = g.n * g.c * g.h * g.w, g.n * g.o * g.oh * g.ow
+    w = g.o * g.c_group * g.kernel[0] * g.kernel[1]
+    operations = 2 * y * w // g.o
+    moved = (x + y + w) * itemsize
+    return {which: (moved, operations) for which in ("forward", "input gradient", "weight gradient")}
+
+
+def reference_forward(x, w, bias=None, stride=1, padding=0, dilation=1, groups=1) -> Array:
+    """The same by im2col and one matrix product per image and group."""
+    g = geometry(x.shape, w.shape, stride, padding, dilation, groups)
+    columns = reference_im2col(x, g.kernel, g.stride, g.padding, g.dilation)
+    columns = columns.reshape(g.n, g.groups, w[0].size, g.oh * g.ow)
+    y = (w.reshape(g.groups, g.o_group, -1) @ columns).reshape(g.output_shape)
+    if bias is not None:
+        y += bias[:, None, None]
+    return y
+
+
+def reference_backward(grad, x, w, stride=1, padding=0, dilation=1, groups=1, needs=(True, True, True)):
+    """Gradients by the transposed products: columns' gradient w^T grad, weight's gradient grad columns^T."""
+    xp = xp_of(x)
+    g = geometry(x.shape, w.shape, stride, padding, dilation, groups)
+    dx = dw = dbias = None
+    rows = grad.reshape(g.n, g.groups, g.o_group, g.oh * g.ow)
+    if needs[0]:
+        columns = w.reshape(g.groups, g.o_group, -1).transpose(0, 2, 1) @ rows
+        dx = reference_col2im(
+            columns.reshape(g.n, g.groups * w[0].size, g.oh * g.ow), x.shape, g.kernel, g.stride, g.padding, g.dilation
+        )
+    if needs[1]:
+        columns = reference_im2col(x, g.kernel, g.stride, g.padding, g.dilation)
+        columns = columns.reshape(g.n, g.groups, w[0].size, g.oh * g.ow)
+        dw = xp.zeros((g.groups, g.o_group, columns.shape[2]), w.dtype)
+        for n in range(g.n):
+            dw += rows[n] @ columns[n].transpose(0, 2, 1)
+        dw = dw.reshape(w.shape)
+    if needs[2]:
+        dbias = grad.sum(axis=(0, 2, 3))
+    return dx, dw, dbias

@@ -1,0 +1,79 @@
+"""Convolution by columns: im2col of one tile at a time, small enough to stay in cache, then one matrix product.
+
+    y[n] = w (O, K) @ columns[n] (K, P)        K = C/groups * KH * KW, P = OH * OW
+    dcolumns[n] = w^T @ grad[n]                dw = sum_n grad[n] @ columns[n]^T
+
+A 1x1 kernel at stride 1 without padding has the image itself as its columns. The products are BLAS on the CPU and
+cuBLAS on a GPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from cupynn.device import Array, xp_of
+from cupynn.kernels import runtime
+from cupynn.kernels.im2col import col2im, im2col
+
+TILE_BYTES = {"cpu": 1 << 20, "gpu": 256 << 20}  # columns held at once
+
+
+def forward(x: Array, w: Array, bias: Array | None, g) -> Array:
+    """y (N, O, OH, OW) of geometry `g`."""
+    xp = xp_of(x)
+    y = xp.empty((g.n, g.groups, g.o_group, g.oh * g.ow), x.dtype)
+    weights = w.reshape(g.groups, g.o_group, -1)
+    for images, row0, rows in _tiles(g, x):
+        out = y[images, :, :, row0 * g.ow : (row0 + rows) * g.ow]
+        out[...] = weights @ _columns(x[images], g, row0, rows)
+        if bias is not None:
+            out += bias.reshape(g.groups, g.o_group, 1)
+    return y.reshape(g.output_shape)
+
+
+def input_gradient(grad: Array, w: Array, g) -> Array:
+    """dx (N, C, H, W) of geometry `g`."""
+    xp = xp_of(grad)
+    shape = (g.n, g.c, g.h, g.w)
+    transposed = w.reshape(g.groups, g.o_group, -1).swapaxes(1, 2)
+    rows_of_grad = grad.reshape(g.n, g.groups, g.o_group, g.oh * g.ow)
+    if g.pointwise:
+        return (transposed @ rows_of_grad).reshape(shape)
+    dx = xp.zeros(shape, grad.dtype)
+    for images, row0, rows in _tiles(g, grad):
+        columns = transposed @ rows_of_grad[images, :, :, row0 * g.ow : (row0 + rows) * g.ow]
+        columns = columns.reshape(columns.shape[0], -1, rows * g.ow)
+        part = dx[images]
+        col2im(columns, part.shape, g.kernel, g.stride, g.padding, g.dilation, row0, part)
+    return dx
+
+
+def weight_gradient(grad: Array, x: Array, w: Array, g) -> Array:
+    """dw (O, C/groups, KH, KW) of geometry `g`."""
+    xp = xp_of(x)
+    dw = xp.zeros((g.groups, g.o_group, w[0].size), w.dtype)
+    rows_of_grad = grad.reshape(g.n, g.groups, g.o_group, g.oh * g.ow)
+    for images, row0, rows in _tiles(g, x):
+        columns = _columns(x[images], g, row0, rows)
+        part = rows_of_grad[images, :, :, row0 * g.ow : (row0 + rows) * g.ow]
+        for group in range(g.groups):  # images and pixels summed over in one product
+            dw[group] += xp.tensordot(part[:, group], columns[:, group], axes=([0, 2], [0, 2]))
+    return dw.reshape(w.shape)
+
+
+def _tiles(g, like: Array) -> Iterator[tuple[slice, int, int]]:
+    """Images, first row and number of rows of windows whose columns are held at once."""
+    budget = TILE_BYTES["gpu" if runtime.is_gpu(like) else "cpu"]
+    row_bytes = g.c * g.kernel[0] * g.kernel[1] * g.ow * like.dtype.itemsize
+    images = max(1, budget // (row_bytes * g.oh))
+    rows = g.oh if g.pointwise else min(g.oh, max(1, budget // row_bytes))
+    for n in range(0, g.n, images):
+        for row0 in range(0, g.oh, rows):
+            yield slice(n, n + images), row0, min(rows, g.oh - row0)
+
+
+def _columns(x: Array, g, row0: int, rows: int) -> Array:
+    if g.pointwise:
+        return x.reshape(x.shape[0], g.groups, -1, g.oh * g.ow)
+    columns = im2col(x, g.kernel, g.stride, g.padding, g.dilation, row0, rows)
+    return columns.reshape(x.shape[0], g.groups, -1, rows * g.ow)

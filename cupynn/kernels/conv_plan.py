@@ -1,0 +1,204 @@
+"""How one convolution is cut into blocks, tiles and strips: the numbers that `conv.cu` reads from its plan.
+
+A plan depends on shapes and on the target only, never on the number of cores, so results do not either.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+
+from cupynn.device import Array
+
+
+class Target(NamedTuple):
+    """The constants of `conv.cu` that suit one processor."""
+
+    lanes: int  # outputs per strip: one vector register on a CPU
+    strips: int  # strips and output channels that one thread of `convolve` keeps in registers
+    channels: int
+    gradient_channels: int  # output channels and taps that one thread of `weight_gradient` keeps in registers
+    gradient_taps: int
+    threads: int  # per block
+    tile_bytes: int  # shared memory of a block: part of the second-level cache on a CPU
+    task_bytes: int  # what a weight_gradient task rereads: part of the first-level cache on a CPU
+    blocks: int  # partial sums of weight_gradient
+
+
+def target(vector_bytes: int, itemsize: int, gpu: bool, threads: int) -> Target:
+    """The one table of tile constants. A CPU's accumulators fill 24 of 32, or 12 of 16, vector registers."""
+    lanes = vector_bytes // itemsize
+    if gpu:
+        return Target(lanes, 1, 8, 4, 6, threads, 40 << 10, 40 << 10, 128)
+    if vector_bytes == 64:
+        return Target(lanes, 4, 4, 4, 6, threads, 384 << 10, 36 << 10, 16)
+    return Target(lanes, 2, 4, 2, 5, threads, 192 << 10, 24 << 10, 16)
+
+
+class Reading(NamedTuple):
+    """A convolution as `conv.cu` sees it: every output of a phase reads one window, through a list of taps."""
+
+    images: int
+    groups: int
+    in_channels: int  # of one group
+    out_channels: int
+    size: tuple[int, int]  # of the array that is read
+    out_size: tuple[int, int]  # of the array that is written
+    read_step: tuple[int, int]
+    write_step: tuple[int, int]
+    phases: tuple  # of Phase
+
+
+class Phase(NamedTuple):
+    """Outputs first, first + write_step, ..., `count` each way. Tap k reads at shifts[k] + read_step * output."""
+
+    first: tuple[int, int]
+    count: tuple[int, int]
+    taps: tuple[int, ...]  # numbers of the kernel's elements, row by row
+    shifts: tuple[tuple[int, int], ...]  # row and column
+
+
+def forward_reading(g) -> Reading:
+    """The forward pass of geometry `g`: one phase."""
+    (kh, kw), (dh, dw), (ph, pw) = g.kernel, g.dilation, g.padding
+    shifts = tuple((i * dh - ph, j * dw - pw) for i in range(kh) for j in range(kw))
+    phase = Phase((0, 0), (g.oh, g.ow), tuple(range(kh * kw)), shifts)
+    return Reading(g.n, g.groups, g.c_group, g.o_group, (g.h, g.w), (g.oh, g.ow), g.stride, (1, 1), (phase,))
+
+
+def input_gradient_reading(g) -> Reading:
+    """The gradient to the input of geometry `g`: a phase for each remainder of a pixel's coordinates modulo stride."""
+    (kh, kw), (dh, dw), (ph, pw), (sh, sw) = g.kernel, g.dilation, g.padding, g.stride
+    phases = []
+    for y in range(min(sh, g.h)):
+        for x in range(min(sw, g.w)):
+            rows = [(i, (y + ph - i * dh) // sh) for i in range(kh) if (y + ph - i * dh) % sh == 0]
+            columns = [(j, (x + pw - j * dw) // sw) for j in range(kw) if (x + pw - j * dw) % sw == 0]
+            taps = tuple(i * kw + j for i, _ in rows for j, _ in columns)
+            shifts = tuple((a, b) for _, a in rows for _, b in columns)
+            phases.append(Phase((y, x), (-(-(g.h - y) // sh), -(-(g.w - x) // sw)), taps, shifts))
+    return Reading(g.n, g.groups, g.o_group, g.c_group, (g.oh, g.ow), (g.h, g.w), (1, 1), g.stride, tuple(phases))
+
+
+class Plan(NamedTuple):
+    """A plan on the device, and what the host needs of it."""
+
+    data: Array  # int32: struct Plan, the phases, the taps
+    shared_bytes: int
+    blocks: int  # the grid's first axis
+    chunks: int  # the grid's second axis
+
+
+def _interleave(r: Reading, lanes: int) -> int:
+    """Images side by side: as few as come within a tenth of the fewest strips."""
+
+    def strips(count: int) -> int:
+        per_image = sum(p.count[0] * -(-p.count[1] * count // lanes) for p in r.phases)
+        return -(-r.images // count) * per_image
+
+    choices = [1 << k for k in range(lanes.bit_length())]
+    fewest = min(map(strips, choices))
+    return next(c for c in choices if strips(c) <= 1.1 * fewest)
+
+
+def make_plan(r: Reading, t: Target, itemsize: int, gradient: bool, xp) -> Plan:
+    """Choose bands, channels per chunk and image groups per stack so that a block's tiles fit into its memory."""
+    side = _interleave(r, t.lanes)
+    all_shifts = [s for p in r.phases for s in p.shifts] or [(0, 0)]  # none: an image smaller than the stride
+    low = [min(s[axis] for s in all_shifts) for axis in (0, 1)]
+    high = [max(s[axis] for s in all_shifts) for axis in (0, 1)]
+    step_y, step_x = r.read_step
+    all_rows = max(p.count[0] for p in r.phases)
+    lane_columns = max(-(-p.count[1] * side // t.lanes) for p in r.phases) * t.lanes
+    remainders = 1 + max((s[1] - low[1]) % step_x for s in all_shifts)
+    column_pitch = lane_columns + (high[1] - low[1]) // step_x * side
+    row_pitch = remainders * column_pitch
+
+    def tile_rows(band: int) -> int:
+        return (band - 1) * step_y + high[0] - low[0] + 1
+
+    def plane_bytes(band: int) -> int:  # of one channel, in both tiles
+        extra = band * lane_columns if gradient else 0
+        return itemsize * (tile_rows(band) * row_pitch + extra * t.gradient_channels)
+
+    images = -(-r.images // side)
+    strips_per_line = lane_columns // t.lanes
+    band = all_rows
+    while band > 1 and (
+        plane_bytes(band) > t.tile_bytes
+        or (plane_bytes(band) * r.in_channels > t.tile_bytes and tile_rows(band) > 3 * tile_rows(1))
+        or (images * -(-all_rows // band) * r.groups < 16 and band > 4)
+    ):
+        band = -(-band // 2)
+    bands = -(-all_rows // band)
+    input_plane = tile_rows(band) * row_pitch * itemsize
+    gradient_plane = band * lane_columns * itemsize
+    in_chunk, out_chunk = max(1, min(r.in_channels, t.tile_bytes // input_plane)), r.out_channels
+    # Image groups side by side until the strips of one row fill whole runs: a run then skips taps outside the image.
+    stack = t.strips // math.gcd(t.strips, strips_per_line)
+    stack = max(1, min(stack, t.tile_bytes // (in_chunk * input_plane), images // 8))
+    blocks, chunks = -(-images // stack) * bands, r.groups
+    shared = stack * in_chunk * input_plane
+    if gradient:
+        tile = t.gradient_channels
+        out_chunk = min(-(-r.out_channels // tile), t.tile_bytes // 2 // gradient_plane // tile) * tile
+        out_chunk = max(tile, out_chunk)
+        in_chunk = max(1, min(r.in_channels, (t.tile_bytes - out_chunk * gradient_plane) // input_plane))
+        unit = in_chunk * input_plane + out_chunk * gradient_plane
+        units = images * bands
+        weights = r.groups * r.out_channels * r.in_channels * len(all_shifts) * itemsize
+        stack = max(1, min(t.tile_bytes // unit, t.task_bytes // (input_plane + tile * gradient_plane)))
+        blocks = max(1, min(max(t.blocks // 2, min(t.blocks, units // stack)), units, (64 << 20) // weights))
+        share = -(-units // blocks)
+        blocks, stack = -(-units // share), min(stack, share)
+        shared = stack * unit
+        chunks = r.groups * -(-r.in_channels // in_chunk) * -(-r.out_channels // out_chunk)
+
+    (h, w), (oh, ow) = r.size, r.out_size
+    channels_read, channels_written = r.groups * r.in_channels, r.groups * r.out_channels
+    data = [r.images, channels_read, h, w, step_x, -low[0], -low[1], side, tile_rows(band), row_pitch, column_pitch]
+    data += [r.images, channels_written, oh, ow, 1, 0, 0, side, band, lane_columns, lane_columns]
+    data += [r.groups, r.in_channels, r.out_channels, oh, ow, step_y, *r.write_step, band, bands]
+    channel_tiles = -(-r.out_channels // t.channels)
+    weight_bytes = itemsize * channel_tiles * t.channels * r.in_channels * max(len(p.taps) for p in r.phases)
+    data += [in_chunk, out_chunk, stack, weight_bytes <= t.task_bytes // 2, len(r.phases)]
+    padded_channels = r.groups * channel_tiles * t.channels
+    first_tap = first_weight = 0
+    for p in r.phases:
+        data += [*p.count, *p.first, first_tap, len(p.taps), first_weight]
+        first_tap += len(p.taps)
+        first_weight += padded_channels * r.in_channels * len(p.taps)
+    for y, x in all_shifts:
+        shift = x - low[1]
+        data += [(y - low[0]) * row_pitch + shift % step_x * column_pitch + shift // step_x * side, y - low[0]]
+    return Plan(xp.asarray(np.array(data, np.int32)), shared, blocks, chunks)
+
+
+def packing(r: Reading, t: Target, w_shape: tuple[int, ...], transposed: bool, xp) -> Array:
+    """Where each packed weight stands in w: [phase][group][channel tile][input channel][tap][channel], -1 for none.
+
+    `transposed`: w is (input channels, output channels, ...) within each group, as for the gradient to the input.
+    """
+    elements = np.arange(int(np.prod(w_shape)), dtype=np.int32)
+    index = elements.reshape(r.groups, w_shape[0] // r.groups, w_shape[1], w_shape[2] * w_shape[3])
+    if transposed:
+        index = index.swapaxes(1, 2)
+    tiles = -(-r.out_channels // t.channels)
+    padded = np.full((r.groups, tiles * t.channels, *index.shape[2:]), -1, np.int32)
+    padded[:, : r.out_channels] = index
+    padded = padded.reshape(r.groups, tiles, t.channels, r.in_channels, -1).transpose(0, 1, 3, 4, 2)
+    parts = [padded[:, :, :, list(p.taps)].ravel() for p in r.phases]
+    return xp.asarray(np.concatenate(parts))
+
+
+@lru_cache(maxsize=512)
+def plans(g, t: Target, itemsize: int, which: str, xp):
+    """Plan and packing index of one pass of geometry `g`, made once per shape: which is forward, input or weight."""
+    r = input_gradient_reading(g) if which == "input" else forward_reading(g)
+    w_shape = (g.o, g.c_group, *g.kernel)
+    if which == "weight":
+        return make_plan(r, t, itemsize, True, xp), None
+    return make_plan(r, t, itemsize, False, xp), packing(r, t, w_shape, which == "input", xp)
