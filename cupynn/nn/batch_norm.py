@@ -1,0 +1,41 @@
+"""The batch normalisation layer."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cupynn import ops
+from cupynn.device import asarray
+from cupynn.nn import init
+from cupynn.nn.arguments import need_positive
+from cupynn.nn.module import Module, Parameter
+
+
+class BatchNorm2d(Module):
+    """`ops.batch_norm` over (N, C, H, W), with learned weight and bias (C) and running statistics (C).
+
+    `affine=False` leaves weight and bias out. `momentum` is the share of the new batch in the running statistics.
+    A call with `relu=True` applies ReLU in the same kernel; `Sequential` makes use of it by itself.
+    """
+
+    def __init__(self, num_features: int, eps: float = 1e-5, momentum: float = 0.1, affine: bool = True):
+        need_positive("BatchNorm2d", num_features=num_features)
+        self.num_features, self.eps, self.momentum = num_features, eps, momentum
+        self.weight = Parameter(init.constant((num_features,), 1.0)) if affine else None
+        self.bias = Parameter(init.constant((num_features,), 0.0)) if affine else None
+        self.register_buffer("running_mean", init.constant((num_features,), 0.0))
+        self.register_buffer("running_var", init.constant((num_features,), 1.0))
+        self.register_buffer("num_batches_tracked", asarray(np.zeros((), np.int64)))
+
+    def forward(self, x, relu: bool = False):
+        if x.ndim != 4 or x.shape[1] != self.num_features:
+            raise ValueError(f"BatchNorm2d: x must be (N, {self.num_features}, H, W); it has shape {x.shape}")
+        y = ops.batch_norm(
+            x, self.weight, self.bias, self.running_mean, self.running_var, self.training, self.momentum, self.eps, relu
+        )
+        if self.training:
+            self.num_batches_tracked += 1
+        return y
+
+    def extra_repr(self) -> str:
+        return f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.weight is not None}"

@@ -1,0 +1,60 @@
+"""Modules that hold a list of modules, named "0", "1", ... as in PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from cupynn.nn.activations import ReLU
+from cupynn.nn.batch_norm import BatchNorm2d
+from cupynn.nn.module import Module
+
+
+class _Sequence(Module):
+    def __len__(self) -> int:
+        return sum(1 for _ in self.children())
+
+    def __iter__(self) -> Iterator[Module]:
+        return self.children()
+
+    def __getitem__(self, index: int) -> Module:
+        return list(self.children())[index]
+
+    def __setitem__(self, index: int, module: Module) -> None:
+        setattr(self, str(range(len(self))[index]), module)
+
+    def append(self, module: Module) -> None:
+        """Add a module behind the last one."""
+        if not isinstance(module, Module):
+            raise TypeError(f"{type(self).__name__}: item {len(self)} must be a Module; got {type(module).__name__}")
+        setattr(self, str(len(self)), module)
+
+
+class ModuleList(_Sequence):
+    """A list whose modules belong to the module that holds it."""
+
+    def __init__(self, modules: Iterable[Module] = ()):
+        for module in modules:
+            self.append(module)
+
+
+class Sequential(_Sequence):
+    """Modules applied one after the other.
+
+    A `BatchNorm2d` and the `ReLU` behind it run as one kernel, which reads and writes the images once.
+    """
+
+    def __init__(self, *modules: Module):
+        for module in modules:
+            self.append(module)
+
+    def forward(self, x):
+        modules = list(self.children())
+        modules.reverse()
+        while modules:
+            module = modules.pop()
+            if type(module) is BatchNorm2d and modules and type(modules[-1]) is ReLU:
+                modules.pop()
+                x = module(x, relu=True)
+            else:
+                x = module(x)
+        return x

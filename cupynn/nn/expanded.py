@@ -1,0 +1,205 @@
+"""ExpandNets: a layer trained as a chain of wider linear layers, which contracts to one plain layer exactly.
+
+Guo, Alvarez and Salzmann, "ExpandNets: Linear Over-parameterization to Train Compact Convolutional Networks", 2020.
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+from cupynn import ops
+from cupynn.device import generator
+from cupynn.nn.arguments import need_positive
+from cupynn.nn.containers import ModuleList
+from cupynn.nn.conv import Conv2d
+from cupynn.nn.linear import Linear
+from cupynn.nn.module import Module
+from cupynn.ops.arguments import Pair, pair
+from cupynn.ops.contraction import contract_chain
+
+STRATEGIES = ("cl", "ck")
+COMPOSITIONS = ("kernel", "feature")
+
+
+class Expanded(Module):
+    """A chain of linear layers, `layers`, that computes what one plain layer could.
+
+    composition="kernel" contracts the chain inside the graph and runs one layer with the result: the cost per image is
+    the plain layer's. composition="feature" runs layer after layer, as the paper's code does. Both give the same
+    outputs and gradients up to rounding.
+    """
+
+    groups = 1
+
+    def __init__(self, layers: list[Conv2d] | list[Linear], composition: str):
+        if composition not in COMPOSITIONS:
+            raise ValueError(f"{type(self).__name__}: composition must be one of {COMPOSITIONS}; got {composition!r}")
+        self.composition = composition
+        self.layers = ModuleList(layers)
+
+    def forward(self, x):
+        if self.composition == "kernel":
+            weights, biases = zip(*((layer.weight, layer.bias) for layer in self.layers), strict=True)
+            return self._apply(x, *contract_chain(weights, biases, self.groups))
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+    def _apply(self, x, weight, bias):
+        """The plain layer with the contracted weight and bias."""
+        raise TypeError(f"{type(self).__name__} is no layer of its own")
+
+    def _plain(self) -> Conv2d | Linear:
+        """A new plain layer of the contracted shape."""
+        raise TypeError(f"{type(self).__name__} is no layer of its own")
+
+    def contract(self) -> Conv2d | Linear:
+        """The plain layer that computes the same: computed in float64, then rounded once to the layers' dtype."""
+        weights = [layer.weight.data.astype("float64") for layer in self.layers]
+        biases = [None if layer.bias is None else layer.bias.data.astype("float64") for layer in self.layers]
+        weight, bias = contract_chain(weights, biases, self.groups)
+        with _undrawn():
+            plain = self._plain()
+        dtype = self.layers[0].weight.dtype
+        plain.weight.data = weight.data.astype(dtype)
+        if bias is not None:
+            plain.bias.data = bias.data.astype(dtype)
+        return plain.train(self.training)
+
+
+@contextlib.contextmanager
+def _undrawn():
+    """Leave the generator as it was: a layer that gets its weights from elsewhere draws none."""
+    state = generator().bit_generator.state
+    try:
+        yield
+    finally:
+        generator().bit_generator.state = state
+
+
+def _widened(layer: str, channels: int, rate: float, groups: int = 1) -> int:
+    """rate times the channels, rounded down in every group."""
+    width = groups * int(rate * (channels // groups))
+    if width < 1:
+        raise ValueError(f"{layer}: rate={rate} leaves no channel of {channels} at groups={groups}; it must be larger")
+    return width
+
+
+class ExpandedConv2d(Expanded):
+    """A convolution I -> O with a k x k kernel, trained as `layers` with rate r [ExpandNets, Sec. 3.1-3.2]:
+
+    strategy="cl": 1x1 I -> rI, k x k rI -> rO, 1x1 rO -> O; the stride and the dilation are the middle layer's.
+    strategy="ck": (k-1)/2 convolutions 3x3, I -> rI -> rO -> ... -> rO -> O, for odd k > 3; the stride is the last
+        layer's, the dilation must be 1.
+
+    All padding is the first layer's, also where that is 1x1: its output then has its bias on the border, which is what
+    makes the chain equal to one padded convolution everywhere. Every layer has `groups` (a depthwise convolution mixes
+    its r copies of a channel), and a bias if `bias`. `first_channels` sets the first layer's outputs other than rI.
+    State: `layers.0.weight`, `layers.0.bias`, ... Every layer starts as a `Conv2d` of its own shape does.
+
+    Raises ValueError for an unknown strategy or composition, a kernel CK cannot make, or a rate that leaves no channel.
+    """
+
+    def __init__(
+        self,
+        strategy: str,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | Pair,
+        stride: int | Pair = 1,
+        padding: int | Pair = 0,
+        dilation: int | Pair = 1,
+        groups: int = 1,
+        bias: bool = True,
+        rate: float = 4,
+        composition: str = "kernel",
+        first_channels: int | None = None,
+    ):
+        name = "ExpandedConv2d"
+        need_positive(name, in_channels=in_channels, out_channels=out_channels, groups=groups)
+        if in_channels % groups or out_channels % groups:
+            raise ValueError(
+                f"{name}: groups must divide in_channels and out_channels; got groups={groups}, "
+                f"in_channels={in_channels}, out_channels={out_channels}"
+            )
+        self.strategy, self.rate = strategy, rate
+        self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
+        self.kernel_size = pair(name, "kernel_size", kernel_size, 1)
+        self.stride = pair(name, "stride", stride, 1)
+        self.padding = pair(name, "padding", padding)
+        self.dilation = pair(name, "dilation", dilation, 1)
+        first = first_channels or _widened(name, in_channels, rate, groups)
+        wide = _widened(name, out_channels, rate, groups)
+        if strategy == "cl":
+            channels, kernel_sizes, strided = (in_channels, first, wide, out_channels), (1, self.kernel_size, 1), 1
+        elif strategy == "ck":
+            k = self.kernel_size[0]
+            if self.kernel_size != (k, k) or k < 5 or k % 2 == 0 or self.dilation != (1, 1):
+                raise ValueError(
+                    f'{name}: strategy "ck" needs a square kernel of odd size > 3 and dilation 1; '
+                    f"got kernel_size={self.kernel_size}, dilation={self.dilation}"
+                )
+            count = (k - 1) // 2
+            channels = (in_channels, first, *[wide] * (count - 2), out_channels)
+            kernel_sizes, strided = (3,) * count, count - 1
+        else:
+            raise ValueError(f"{name}: strategy must be one of {STRATEGIES}; got {strategy!r}")
+        layers = [
+            Conv2d(
+                channels[i],
+                channels[i + 1],
+                size,
+                stride=self.stride if i == strided else 1,
+                padding=self.padding if i == 0 else 0,
+                dilation=self.dilation if i == strided else 1,
+                groups=groups,
+                bias=bias,
+            )
+            for i, size in enumerate(kernel_sizes)
+        ]
+        super().__init__(layers, composition)
+
+    def _apply(self, x, weight, bias):
+        return ops.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
+
+    def _plain(self) -> Conv2d:
+        return Conv2d(
+            self.in_channels,
+            self.out_channels,
+            self.kernel_size,
+            self.stride,
+            self.padding,
+            self.dilation,
+            self.groups,
+            bias=self.layers[0].bias is not None,
+        )
+
+    def extra_repr(self) -> str:
+        return f"{self.strategy}, kernel_size={self.kernel_size}, rate={self.rate}, composition={self.composition}"
+
+
+class ExpandedLinear(Expanded):
+    """A fully connected layer I -> O, trained as three: I -> rI, rI -> rO, rO -> O [ExpandNets, Sec. 3.3].
+
+    State: `layers.0.weight`, `layers.0.bias`, ... Raises ValueError as `ExpandedConv2d` does.
+    """
+
+    def __init__(
+        self, in_features: int, out_features: int, bias: bool = True, rate: float = 4, composition: str = "kernel"
+    ):
+        name = "ExpandedLinear"
+        need_positive(name, in_features=in_features, out_features=out_features)
+        self.in_features, self.out_features, self.rate = in_features, out_features, rate
+        first, wide = _widened(name, in_features, rate), _widened(name, out_features, rate)
+        super().__init__(
+            [Linear(in_features, first, bias), Linear(first, wide, bias), Linear(wide, out_features, bias)], composition
+        )
+
+    def _apply(self, x, weight, bias):
+        return ops.linear(x, weight, bias)
+
+    def _plain(self) -> Linear:
+        return Linear(self.in_features, self.out_features, bias=self.layers[0].bias is not None)
+
+    def extra_repr(self) -> str:
+        return f"rate={self.rate}, composition={self.composition}"

@@ -1,0 +1,60 @@
+"""Batch normalisation with running statistics and, as an option, the ReLU that follows it in the same kernel."""
+
+from __future__ import annotations
+
+from cupynn.autograd import Function
+from cupynn.kernels import batch_norm as kernel
+
+
+class BatchNormTraining(Function):
+    """y = weight * (x - mean) / sqrt(variance + eps) + bias with the batch's own mean and biased variance."""
+
+    def forward(self, x, weight, bias):
+        y, mean, variance, inv_std = kernel.forward_train(x, weight, bias, self.eps, self.relu)
+        if self.running_mean is not None:
+            count = x.size // x.shape[1]
+            self.running_mean *= 1 - self.momentum
+            self.running_mean += self.momentum * mean
+            self.running_var *= 1 - self.momentum
+            self.running_var += (self.momentum * count / (count - 1)) * variance
+        self.save(x, y if self.relu else None, weight, mean, inv_std)
+        return y
+
+    def backward(self, grad):
+        return kernel.backward_train(grad, *self.saved, self.relu)
+
+
+class BatchNormEvaluation(Function):
+    """y = weight * (x - running_mean) / sqrt(running_var + eps) + bias; the statistics are constants."""
+
+    def forward(self, x, weight, bias):
+        y = kernel.forward_eval(x, weight, bias, self.running_mean, self.running_var, self.eps, self.relu)
+        if any(self.needs_grad):  # copies, since training steps before backward would change the running statistics
+            statistics = self.running_mean.copy(), self.running_var.copy()
+            self.save(x, y if self.relu else None, weight, *statistics)
+        return y
+
+    def backward(self, grad):
+        return kernel.backward_eval(grad, *self.saved, self.eps, self.relu)
+
+
+def batch_norm(
+    x, weight, bias, running_mean=None, running_var=None, training=False, momentum=0.1, eps=1e-5, relu=False
+):
+    """Normalise every channel of x (N, C) or (N, C, H, W), scale by weight (C) and shift by bias (C).
+
+    Training uses the batch's mean and biased variance over N, H, W and moves the running statistics (arrays, changed
+    in place): running = (1 - momentum) * running + momentum * batch, with the unbiased variance. Otherwise the
+    running statistics are used. weight and bias may be None; the running statistics too, while training.
+    `relu=True` returns max(y, 0), in the same pass.
+
+    Raises ValueError for shapes that do not fit, for one value per channel in training, and for missing statistics.
+    """
+    if training:
+        function = BatchNormTraining(
+            running_mean=running_mean, running_var=running_var, momentum=momentum, eps=eps, relu=relu
+        )
+        return function(x, weight, bias)
+    if running_mean is None or running_var is None:
+        raise ValueError("batch_norm: running_mean and running_var are needed when training=False; got None")
+    return BatchNormEvaluation(running_mean=running_mean, running_var=running_var, eps=eps, relu=relu)(x, weight, bias)

@@ -1,0 +1,43 @@
+"""Dropout of elements and of whole channels. [Srivastava et al. 2014; Tompson et al. 2015]"""
+
+from __future__ import annotations
+
+from cupynn.autograd import Function
+from cupynn.device import generator, xp_of
+from cupynn.ops.arguments import need_images
+
+
+class Dropout(Function):
+    """y = x * keep / (1 - p), where keep is 0 or 1, drawn for every element or for every channel."""
+
+    def forward(self, x):
+        keep = generator().random(self.mask_shape, dtype="float32") >= self.p
+        mask = xp_of(x).asarray(keep * (1 / (1 - self.p) if self.p < 1 else 0.0), dtype=x.dtype)
+        self.save(mask)
+        return x * mask
+
+    def backward(self, grad):
+        (mask,) = self.saved
+        return grad * mask
+
+
+def _dropout(name, x, p, mask_shape, training):
+    if not 0 <= p <= 1:
+        raise ValueError(f"{name}: p must be a probability from 0 to 1; got {p!r}")
+    if not training or p == 0:
+        return x
+    return Dropout(p=p, mask_shape=mask_shape)(x)
+
+
+def dropout(x, p=0.5, training=True):
+    """Set each element of x to 0 with probability p and multiply the others by 1/(1 - p). Not training: x itself.
+
+    The mask is drawn on the host, so a seed gives the same mask on every device.
+    """
+    return _dropout("dropout", x, p, x.shape, training)
+
+
+def dropout2d(x, p=0.5, training=True):
+    """As `dropout`, but each channel of each image of x (N, C, H, W) is kept or dropped whole."""
+    need_images("dropout2d", x)
+    return _dropout("dropout2d", x, p, (*x.shape[:2], 1, 1), training)

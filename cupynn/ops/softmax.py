@@ -1,0 +1,68 @@
+"""Softmax, its logarithm, and the cross-entropy of a classifier."""
+
+from __future__ import annotations
+
+from cupynn.autograd import Function
+from cupynn.device import xp_of
+from cupynn.kernels import cross_entropy as kernel
+
+
+class Softmax(Function):
+    """y_k = exp(x_k) / sum_j exp(x_j) along one axis."""
+
+    def forward(self, x):
+        y = xp_of(x).exp(x - x.max(axis=self.axis, keepdims=True))
+        y /= y.sum(axis=self.axis, keepdims=True)
+        self.save(y)
+        return y
+
+    def backward(self, grad):
+        (y,) = self.saved
+        return y * (grad - (grad * y).sum(axis=self.axis, keepdims=True))
+
+
+class LogSoftmax(Function):
+    """y_k = x_k - log sum_j exp(x_j) along one axis."""
+
+    def forward(self, x):
+        xp = xp_of(x)
+        y = x - x.max(axis=self.axis, keepdims=True)
+        y -= xp.log(xp.exp(y).sum(axis=self.axis, keepdims=True))
+        self.save(y)
+        return y
+
+    def backward(self, grad):
+        (y,) = self.saved
+        return grad - xp_of(y).exp(y) * grad.sum(axis=self.axis, keepdims=True)
+
+
+class CrossEntropy(Function):
+    """loss = -(1/N) sum_n log softmax(logits[n])[targets[n]]."""
+
+    def forward(self, logits, targets):
+        targets = xp_of(logits).asarray(targets)
+        loss, probabilities = kernel.forward(logits, targets)
+        self.save(probabilities, targets)
+        return loss
+
+    def backward(self, grad):
+        return kernel.backward(grad, *self.saved), None
+
+
+def softmax(x, axis=-1):
+    """exp(x) / sum(exp(x)) along `axis`; safe for large x, since the largest entry is subtracted first."""
+    return Softmax(axis=axis)(x)
+
+
+def log_softmax(x, axis=-1):
+    """log(softmax(x)) along `axis`, without ever taking the logarithm of a rounded-off zero."""
+    return LogSoftmax(axis=axis)(x)
+
+
+def cross_entropy(logits, targets):
+    """The mean over N of -log softmax(logits)[target], for logits (N, K) and integer targets (N,) in 0 .. K-1.
+
+    Returns a scalar. Raises ValueError for shapes or targets that do not fit, TypeError for targets that are no
+    integers.
+    """
+    return CrossEntropy()(logits, targets)

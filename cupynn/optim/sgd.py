@@ -1,0 +1,142 @@
+"""Stochastic gradient descent with momentum, Nesterov's variant and weight decay."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from cupynn.autograd import Tensor
+from cupynn.device import Array, to_numpy, xp_of
+from cupynn.kernels import sgd
+
+_OPTIONS = ("lr", "momentum", "nesterov", "weight_decay")
+
+
+class SGD:
+    """Stochastic gradient descent, by PyTorch's formula with dampening 0:
+
+        g = grad + weight_decay * parameter
+        v = momentum * v + g                    (v starts at 0)
+        parameter -= lr * (g + momentum * v)    if nesterov, else lr * v
+
+    `params` holds parameters, or groups: dicts with "params" and options of their own, such as
+    `{"params": [...], "weight_decay": 0}`; the arguments stand where a group gives none. `param_groups` holds the
+    groups; change `group["lr"]` or `group["weight_decay"]` at any time. A parameter whose gradient is None stays as
+    it is, velocity included.
+
+    Raises TypeError for what is no parameter, ValueError for an option that is unknown or out of range, for a
+    parameter in two groups, and where there is no parameter at all.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Tensor] | Iterable[dict[str, Any]],
+        lr: float,
+        momentum: float = 0.0,
+        nesterov: bool = False,
+        weight_decay: float = 0.0,
+    ):
+        defaults = {"lr": lr, "momentum": momentum, "nesterov": nesterov, "weight_decay": weight_decay}
+        params = list(params)
+        groups = params if params and all(isinstance(p, Mapping) for p in params) else [{"params": params}]
+        self.param_groups: list[dict[str, Any]] = [
+            {**defaults, **group, "params": list(group.get("params", ()))} for group in groups
+        ]
+        self._velocities: dict[Tensor, Array] = {}
+        _check(self.param_groups)
+
+    def zero_grad(self) -> None:
+        """Forget the gradients of all parameters."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = None
+
+    def step(self) -> None:
+        """Move every parameter that has a gradient, in place: one kernel launch per group."""
+        for group in self.param_groups:
+            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+            sgd.step_many(
+                [parameter.data for parameter in parameters],
+                [parameter.grad for parameter in parameters],
+                [self._velocity(parameter) if group["momentum"] else None for parameter in parameters],
+                **{option: group[option] for option in _OPTIONS},
+            )
+
+    def _velocity(self, parameter: Tensor) -> Array:
+        velocity = self._velocities.get(parameter)
+        if velocity is None:
+            velocity = self._velocities[parameter] = xp_of(parameter.data).zeros_like(parameter.data)
+        return velocity
+
+    def state_dict(self) -> dict[str, Any]:
+        """What continues a run: {"groups": [options of each group], "velocities": [one array or None per parameter]}.
+
+        Velocities stand in the order of the groups and of their parameters. They are the optimiser's own arrays.
+        """
+        return {
+            "groups": [{option: group[option] for option in _OPTIONS} for group in self.param_groups],
+            "velocities": [self._velocities.get(parameter) for parameter in self._parameters()],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over options and copies of the velocities of a `state_dict`.
+
+        Raises ValueError where the number of groups, of parameters, or a shape differs, before anything is changed.
+        """
+        groups, velocities = list(state["groups"]), list(state["velocities"])
+        parameters = self._parameters()
+        if (len(groups), len(velocities)) != (len(self.param_groups), len(parameters)):
+            raise ValueError(
+                f"SGD.load_state_dict: this optimiser has {len(self.param_groups)} groups and {len(parameters)} "
+                f"parameters; the state has {len(groups)} and {len(velocities)}"
+            )
+        for index, (parameter, velocity) in enumerate(zip(parameters, velocities, strict=True)):
+            if velocity is not None and velocity.shape != parameter.shape:
+                raise ValueError(
+                    f"SGD.load_state_dict: parameter {index} has shape {parameter.shape}; "
+                    f"its velocity in the state has {velocity.shape}"
+                )
+        loaded = [
+            {**group, **{option: new[option] for option in _OPTIONS}}
+            for group, new in zip(self.param_groups, groups, strict=True)
+        ]
+        _check(loaded)
+        self.param_groups = loaded
+        self._velocities = {
+            parameter: xp_of(parameter.data).array(to_numpy(velocity), dtype=parameter.dtype)
+            for parameter, velocity in zip(parameters, velocities, strict=True)
+            if velocity is not None
+        }
+
+    def _parameters(self) -> list[Tensor]:
+        return [parameter for group in self.param_groups for parameter in group["params"]]
+
+    def __repr__(self) -> str:
+        groups = (
+            f"{len(group['params'])} parameters, " + ", ".join(f"{option}={group[option]}" for option in _OPTIONS)
+            for group in self.param_groups
+        )
+        return "SGD(\n  " + "\n  ".join(groups) + "\n)"
+
+
+def _check(groups: list[dict[str, Any]]) -> None:
+    seen: set[Tensor] = set()
+    for number, group in enumerate(groups):
+        unknown = sorted(set(group) - {"params", *_OPTIONS})
+        if unknown:
+            raise ValueError(
+                f"SGD: group {number} has unknown options {', '.join(unknown)}; known: {', '.join(_OPTIONS)}"
+            )
+        for option in ("lr", "momentum", "weight_decay"):
+            if not group[option] >= 0:
+                raise ValueError(f"SGD: {option} of group {number} must be >= 0; got {group[option]!r}")
+        if group["nesterov"] and group["momentum"] == 0:
+            raise ValueError(f"SGD: nesterov in group {number} needs momentum > 0; momentum is 0")
+        for parameter in group["params"]:
+            if not isinstance(parameter, Tensor):
+                raise TypeError(f"SGD: group {number} holds a {type(parameter).__name__}; parameters are tensors")
+            if parameter in seen:
+                raise ValueError(f"SGD: a parameter of shape {parameter.shape} is given twice, again in group {number}")
+            seen.add(parameter)
+    if not seen:
+        raise ValueError("SGD: there are no parameters")
