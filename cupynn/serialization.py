@@ -1,0 +1,87 @@
+"""Models on disk, as safetensors files: arrays under their state names, and in the metadata how to rebuild the model.
+
+The metadata holds text: `library` ("cupynn"), `version`, and for a model made by `models.create` its `name`, its
+`options` (JSON) and `contracted` ("true" or "false").
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+import cupynn
+from cupynn import models
+from cupynn.device import to_numpy
+from cupynn.nn import Module
+
+
+def save(model: Module, path: str | os.PathLike) -> None:
+    """Write a model's parameters and buffers, and how to make it, to a safetensors file.
+
+    The file is written beside `path` and renamed, so that nobody ever reads half of one. A model that did not come
+    from `models.create` is saved too; `load_state` reads it, `load` cannot rebuild it.
+    """
+    path = Path(path)
+    # A copy in C order: safetensors 0.8.0 writes other strides wrongly, and it refuses NumPy's scalars.
+    state = {name: np.asarray(to_numpy(array), order="C") for name, array in model.state_dict().items()}
+    metadata = {"library": "cupynn", "version": cupynn.__version__}
+    if made_by := getattr(model, "creation", None):
+        metadata |= {
+            "name": made_by["name"],
+            "options": json.dumps(made_by["options"]),
+            "contracted": json.dumps(made_by["contracted"]),
+        }
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        beside.write_bytes(safetensors.numpy.save(state, metadata))
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def load_state(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """The arrays of a safetensors file by name, and its metadata.
+
+    Raises FileNotFoundError where there is no file, ValueError where it is cut short or of another format.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"load: there is no file {path}")
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
+    except safetensors.SafetensorError as error:
+        size = path.stat().st_size
+        raise ValueError(f"load: {path} ({size} bytes) is no whole safetensors file: {error}") from error
+
+
+def load(path: str | os.PathLike) -> Module:
+    """The model that `save` wrote, in training mode, on the default device, in the dtype it was saved in.
+
+    Raises FileNotFoundError where there is no file; ValueError where it is cut short or of another format, was not
+    written by `save`, holds a model that `models.create` did not make or does not know, or arrays that do not fit it.
+    """
+    state, metadata = load_state(path)
+    if metadata.get("library") != "cupynn":
+        raise ValueError(
+            f"load: {path} was not written by cupynn.save: its metadata should hold library=cupynn, and holds "
+            f"{metadata or 'nothing'}; cupynn.serialization.load_state reads its arrays"
+        )
+    if "name" not in metadata:
+        raise ValueError(
+            f"load: {path} holds a model that models.create did not make, so it cannot be rebuilt; make it, and pass "
+            "the arrays of cupynn.serialization.load_state to its load_state_dict"
+        )
+    try:
+        model = models.create(metadata["name"], **json.loads(metadata["options"]))
+        model.creation["contracted"] = json.loads(metadata["contracted"])
+        dtype = np.result_type(*(array.dtype for array in state.values() if array.dtype.kind == "f"))
+        model.astype(dtype).load_state_dict(state)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"load: {path} (cupynn {metadata.get('version')}): {error}") from error
+    return model

@@ -1,0 +1,156 @@
+"""expand, contract and verify_contraction on whole models."""
+
+import numpy as np
+import pytest
+
+import cupynn
+from cupynn import models, nn, ops
+from cupynn.autograd import Tensor
+from cupynn.nn.expanded import Expanded, ExpandedConv2d, ExpandedLinear
+from cupynn.reparam import contract, expand, verify_contraction
+
+STRATEGIES = ["cl", "ck", "fc", "cl+fc", "ck+fc"]
+
+
+def trained(model, dtype, steps=3):
+    """A few steps of plain gradient descent on random data: biases and running statistics move away from the start."""
+    rng = np.random.default_rng(0)
+    model.astype(dtype).train()
+    for parameter in model.parameters():
+        parameter.data += rng.uniform(-0.05, 0.05, parameter.shape).astype(dtype)
+    for _ in range(steps):
+        x = Tensor(rng.standard_normal((4, 3, 16, 16)).astype(dtype))
+        model.zero_grad()
+        ops.cross_entropy(model(x), rng.integers(0, 10, 4)).backward()
+        for parameter in model.parameters():
+            parameter.data -= 0.01 * parameter.grad
+    return model
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [("float32", 1e-4), ("float64", 1e-10)])
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_trained_then_contracted_gives_the_same_logits(strategy, dtype, bound):
+    cupynn.manual_seed(1)
+    plain = models.create("smallnet", kernel_size=7, image_size=16)
+    model = trained(models.create("smallnet", kernel_size=7, image_size=16, expand=strategy, rate=2), dtype)
+    compact = contract(model)
+    result = verify_contraction(model, compact, (3, 16, 16))
+    assert result.bound == bound and result.dtype == dtype
+    assert result.absolute < bound and 0 < result.relative < 100 * bound
+    before, after = plain.state_dict(), compact.state_dict()
+    assert [(name, array.shape) for name, array in before.items()] == [(name, a.shape) for name, a in after.items()]
+    assert {array.dtype.name for array in after.values()} == {dtype, "int64"}
+    for name, array in model[1].state_dict().items():  # batch norm is not touched
+        np.testing.assert_array_equal(array, compact[1].state_dict()[name])
+    assert model[1].running_mean.any() and model[1].num_batches_tracked == 3
+
+
+def test_both_compositions_train_alike():
+    """Three training steps in float64, layer after layer and through the contracted kernel: the same weights."""
+    results = []
+    for composition in ("kernel", "feature"):
+        cupynn.manual_seed(2)
+        options = {"kernel_size": 5, "image_size": 16, "expand": "ck+fc", "rate": 2}
+        model = models.create("smallnet", **options, composition=composition)
+        results.append(trained(model, "float64").state_dict())
+    assert results[0].keys() == results[1].keys()
+    for name, array in results[0].items():
+        np.testing.assert_allclose(array, results[1][name], rtol=0, atol=1e-11, err_msg=name)
+
+
+def small():
+    return nn.Sequential(
+        nn.Conv2d(2, 4, 5, padding=2),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.Sequential(nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 3, groups=4, padding=1, bias=False)),
+        nn.Flatten(),
+        nn.Linear(64, 8),
+        nn.Linear(8, 8),
+        nn.Linear(8, 3),
+    )
+
+
+def kinds(model):
+    return {name: type(layer) for name, layer in model.named_modules() if isinstance(layer, Expanded)}
+
+
+def test_which_layers_are_expanded():
+    assert kinds(expand(small(), "cl")) == {"0": ExpandedConv2d, "3.1": ExpandedConv2d}
+    assert kinds(expand(small(), "ck")) == {"0": ExpandedConv2d}
+    assert kinds(expand(small(), "fc")) == {"5": ExpandedLinear}
+    assert kinds(expand(small(), "ck+fc")) == {"0": ExpandedConv2d, "5": ExpandedLinear}
+    depthwise = expand(small(), "cl", rate=2)[3][1]
+    assert [part.weight.shape for part in depthwise.layers] == [(8, 1, 1, 1), (8, 2, 3, 3), (4, 2, 1, 1)]
+    assert all(part.bias is None for part in depthwise.layers)
+
+
+def test_the_input_is_untouched_and_shares_nothing():
+    model = small().astype("float64").eval()
+    before = {name: array.copy() for name, array in model.state_dict().items()}
+    expanded = expand(model, "cl+fc")
+    compact = contract(expanded)
+    for other in (expanded, compact):
+        assert not any(module.training for module in other.modules())
+        for array in other.state_dict().values():
+            assert array.dtype == "float64" or array.dtype.kind == "i"
+            array[...] = 7
+    for name, array in model.state_dict().items():
+        np.testing.assert_array_equal(array, before[name])
+    assert list(compact.state_dict()) == list(before)
+
+
+def test_a_shared_layer_stays_shared():
+    shared = nn.Conv2d(2, 2, 5, padding=2)
+    model = nn.Sequential(shared, nn.ReLU(), shared)
+    expanded = expand(model, "ck")
+    assert expanded[0] is expanded[2] and type(expanded[0]) is ExpandedConv2d
+    compact = contract(expanded)
+    assert compact[0] is compact[2] and type(compact[0]) is nn.Conv2d
+    verify_contraction(expanded, compact, (2, 6, 6))
+
+
+def test_a_single_layer_is_a_model():
+    layer = nn.Conv2d(2, 3, 5)
+    expanded = expand(layer, "cl")
+    assert type(expanded) is ExpandedConv2d and type(contract(expanded)) is nn.Conv2d
+
+
+def test_verification_leaves_modes_and_composition():
+    model = models.create("smallnet", kernel_size=5, image_size=16, expand="ck", rate=1)
+    model[1].eval()
+    compact = contract(model)
+    verify_contraction(model, compact, (2, 3, 16, 16))
+    assert model.training and not model[1].training and compact.training and not compact[1].training
+    assert model[0].composition == "kernel"
+
+
+@pytest.mark.parametrize("value", [1e-3, np.nan])
+def test_verification_refuses_a_wrong_model(value):
+    model = models.create("smallnet", kernel_size=5, image_size=16, expand="ck", rate=1).astype("float64")
+    compact = contract(model)
+    compact[0].weight.data[0, 0, 0, 0] += value
+    with pytest.raises(ValueError, match=r"verify_contraction: the logits differ by .*; the bound in float64 is 1e-10"):
+        verify_contraction(model, compact, (3, 16, 16))
+
+
+def test_verification_finds_padding_in_the_wrong_layer():
+    """The expanded model runs layer after layer, so a chain that is not one convolution is found out."""
+    model = expand(nn.Sequential(nn.Conv2d(2, 2, 3, padding=1)), "cl")
+    compact = contract(model)
+    verify_contraction(model, compact, (2, 6, 6))
+    model[0].layers[0].padding, model[0].layers[1].padding = (0, 0), (1, 1)
+    with pytest.raises(ValueError, match="the logits differ"):
+        verify_contraction(model, compact, (2, 6, 6))
+
+
+def test_errors():
+    for strategy in ("do", "ac", "", "fc+cl"):
+        with pytest.raises(ValueError, match=r"expand: strategy must be one of cl, ck, fc, cl\+fc, ck\+fc"):
+            expand(small(), strategy)
+    with pytest.raises(ValueError, match="expand: Sequential has no layer that 'fc' expands"):
+        expand(nn.Sequential(nn.Conv2d(1, 1, 3), nn.Linear(4, 2)), "cl+fc")
+    with pytest.raises(ValueError, match="has expanded layers already"):
+        expand(expand(small(), "cl"), "fc")
+    with pytest.raises(TypeError, match="float64 and float32"):
+        verify_contraction(small().astype("float64"), small(), (2, 4, 4))
