@@ -104,6 +104,9 @@ __device__ void interleave_lines(T* __restrict__ to, const T* __restrict__ from,
   if (step == 1 && present == IMAGES)
     for (int k = low + member; k < high; k += team)
       CUPYNN_UNROLL for (int image = 0; image < IMAGES; image++) to[k * IMAGES + image] = from[image * image_pitch + k];
+  else if (step == 2 && present == IMAGES)
+    for (int k = low + member; k < high; k += team)
+      CUPYNN_UNROLL for (int image = 0; image < IMAGES; image++) to[k * IMAGES + image] = from[image * image_pitch + k * 2];
   else
     for (int k = low + member; k < high; k += team)
       for (int image = 0; image < IMAGES; image++)
@@ -163,6 +166,19 @@ __device__ void stage(const T* __restrict__ x, T* __restrict__ tile, const Tile&
   }
 }
 
+// What `put` does where a strip's lanes do not go to neighbouring elements. Not inlined: it is called for every strip of a
+// thread, and the compiler would take a quarter of a minute.
+template <typename T>
+__noinline__ __device__ void put_lanes(const T* __restrict__ lanes, T* __restrict__ to, int interleave, int step, int images,
+                                       int columns, long long image_pitch, bool add) {
+  switch (interleave) {
+#define CASE(IMAGES) \
+  case IMAGES: separate_lines<T, IMAGES>(lanes, to, image_pitch, images, step, columns, add); break;
+    CASE(1) CASE(2) CASE(4) CASE(8) CASE(16)
+#undef CASE
+  }
+}
+
 // Write one strip of outputs, or add it to what is there. `to` is where its first column of its first image lies; lane l
 // is column l / interleave of image l % interleave.
 template <typename T, int LANES>
@@ -171,12 +187,7 @@ __device__ void put(const Strip<T, LANES> strip, T* __restrict__ to, int interle
   if (columns == LANES && step == 1) return (add ? strip + Strip<T, LANES>::load(to) : strip).store(to);
   T lanes[LANES];
   strip.store(lanes);
-  switch (interleave) {
-#define CASE(IMAGES) \
-  case IMAGES: separate_lines<T, IMAGES>(lanes, to, image_pitch, images, step, columns, add); break;
-    CASE(1) CASE(2) CASE(4) CASE(8) CASE(16)
-#undef CASE
-  }
+  put_lanes(lanes, to, interleave, step, images, columns, image_pitch, add);
 }
 
 // One block: the rows of one band of `stack` image groups, all channels of one group, all phases.
