@@ -7,7 +7,11 @@
 #define CUPYNN_UNROLL _Pragma("unroll")
 #else
 #define CUPYNN_CPU 1
+#ifdef __clang__
+#define CUPYNN_UNROLL _Pragma("unroll")
+#else
 #define CUPYNN_UNROLL _Pragma("GCC unroll 64")
+#endif
 #include "cuda_on_cpu.h"
 #endif
 

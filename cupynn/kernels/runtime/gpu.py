@@ -15,8 +15,7 @@ from .errors import KernelCompileError
 OPTIONS = ("-std=c++17", f"-I{build.KERNELS}")
 PLAIN_SHARED = 48 * 1024  # more dynamic shared memory than this must be asked for, per kernel
 
-_sources: dict[Any, str] = {}
-_functions: dict[tuple[Any, str, int], Any] = {}  # the last key is the device's number: a module lives on one device
+_functions: dict[tuple[pathlib.Path, str, int], Any] = {}  # the last key: a device's number; a module lives on one
 _building = threading.Lock()
 
 
@@ -32,51 +31,46 @@ def launch(
     import cupy
 
     here = cupy.cuda.Device().id
-    function = _functions.get((name, expression, here)) or _compile(name, expression, here)
+    path = cpu.source_path(name)
+    function = _functions.get((path, expression, here)) or _compile(path, expression, here)
     if shared_bytes > PLAIN_SHARED and function.max_dynamic_shared_size_bytes < shared_bytes:
         function.max_dynamic_shared_size_bytes = shared_bytes
-    values = [_argument(f"{name}.cu: {expression}", i, value, cupy, here) for i, value in enumerate(args)]
+    values = [_argument(path, expression, i, value, cupy, here) for i, value in enumerate(args)]
     function(grid, block, tuple(values), shared_mem=shared_bytes)
 
 
-def _compile(name: str | pathlib.Path, expression: str, here: int) -> Any:
+def _compile(path: pathlib.Path, expression: str, here: int) -> Any:
     import cupy
 
     with _building:
-        source = _sources.setdefault(name, cpu.source_path(name).read_text())
-        module = cupy.RawModule(code=source, options=OPTIONS, name_expressions=(expression,))
+        module = cupy.RawModule(code=path.read_text(), options=OPTIONS, name_expressions=(expression,))
         try:
             function = module.get_function(expression)
         except cupy.cuda.compiler.CompileException as error:
-            raise KernelCompileError(f"{name}.cu: NVRTC refused {expression}\n{error}") from error
-        _functions[name, expression, here] = function
+            raise KernelCompileError(f"{path.stem}: NVRTC refused {expression}\n{error}") from error
+        _functions[path, expression, here] = function
         return function
 
 
-def _argument(where: str, position: int, value: Any, cupy: Any, here: int) -> Any:
-    """A value as CuPy passes it to a kernel; see `cpu.TYPES` for the same types on the CPU."""
-    if isinstance(value, cupy.ndarray):
-        if not value.flags.c_contiguous:
-            raise ValueError(
-                f"{where}: argument {position} wants a C-contiguous array; got strides {value.strides}, "
-                f"shape {value.shape}"
-            )
-        if value.device.id != here:
-            raise ValueError(
-                f"{where}: argument {position} lies on cuda:{value.device.id}; the kernel runs on cuda:{here}"
-            )
+def _argument(path: pathlib.Path, expression: str, position: int, value: Any, cupy: Any, here: int) -> Any:
+    """A value as CuPy passes it to a kernel; `cpu.TYPES` has the same types for the CPU."""
+    if isinstance(value, cupy.ndarray) and value.flags.c_contiguous and value.device.id == here:
         return value
     if value is None:
         return np.uint64(0)  # a null pointer
-    if type(value) is int:
+    if type(value) is int and -(2**31) <= value < 2**31:
         return np.int32(value)
     if isinstance(value, (bool, np.generic)):
         return value
+    where = f"{path.name}: {expression}: argument {position}"
+    if isinstance(value, cupy.ndarray):
+        if value.device.id != here:
+            raise ValueError(f"{where} lies on cuda:{value.device.id}; the kernel runs on cuda:{here}")
+        raise ValueError(f"{where} wants a C-contiguous array; got strides {value.strides}, shape {value.shape}")
     if isinstance(value, np.ndarray):
-        raise ValueError(
-            f"{where}: argument {position} is a NumPy array of shape {value.shape}, the others are on the GPU"
-        )
+        raise ValueError(f"{where} is a NumPy array of shape {value.shape}, the others are on the GPU")
+    if type(value) is int:
+        raise OverflowError(f"{where} is an int, and {value} does not fit")
     raise TypeError(
-        f"{where}: argument {position} is {value!r}; a kernel takes arrays, None, int and NumPy scalars: "
-        "runtime.scalar(dtype, value) makes one"
+        f"{where} is {value!r}; a kernel takes arrays, None, int and NumPy scalars: runtime.scalar(dtype, value) makes one"
     )

@@ -1,0 +1,192 @@
+// Batch normalisation over (N, C, H, W), ReLU fused as an option.
+//
+//   y = gamma * (x - mean) * inv_std + beta,  then max(y, 0)            mean, inv_std, gamma, beta: (C)
+//   dx = gamma * inv_std * (g - sum(g) / M - xhat * sum(g * xhat) / M)  g = grad * (y > 0), M = N * H * W
+//
+// x, y, grad, dx: (images, channels, plane), contiguous; plane = H * W, or 1 for (N, C). gamma, beta may be null.
+//
+// Sums over a channel take two launches. First a block takes one channel of a few images, a chunk, and leaves its
+// result in (chunks, channels); then one thread per channel combines the chunks in their order. So two runs give the
+// same bits. A chunk's variance is taken about the chunk's own mean (two passes, the second from the cache), and
+// chunks are merged by Chan's formula, so a large mean costs no digits.
+//
+// Threads: x walks along a plane in strips of LANES elements (32 on the CPU; 1 on the GPU, where neighbouring threads
+// read neighbouring elements), y walks over images or planes.
+//
+// Floor, per element: forward 2 reads and 1 write, 7 operations; backward 4 reads (6 with ReLU's mask) and 1 write,
+// 9 operations. Memory bandwidth bounds both.
+#include "cupynn.cuh"
+
+constexpr int MAX_THREADS = 256;
+
+// The sum over a block's threads of the sums of their lanes, known to every thread. The order is fixed.
+template <typename T, int LANES> __device__ T block_sum(const T (&lanes)[LANES]) {
+    __shared__ T partial[MAX_THREADS];
+    const int thread = threadIdx.y * blockDim.x + threadIdx.x;
+    T sum = 0;
+    for (int lane = 0; lane < LANES; lane++) sum += lanes[lane];
+    __syncthreads();  // an earlier call's result has been read
+    partial[thread] = sum;
+    __syncthreads();
+    for (int width = blockDim.x * blockDim.y; width > 1;) {
+        const int half = (width + 1) / 2;
+        if (thread < width - half) partial[thread] += partial[thread + half];
+        __syncthreads();
+        width = half;
+    }
+    return partial[0];
+}
+
+// Which part of the arrays a block reduces: `channel` of the images first .. last - 1.
+struct Chunk {
+    int channel, first, last, channels, plane;
+
+    __device__ Chunk(int images, int channels, int plane, int images_per_chunk)
+        : channel(blockIdx.x), first(blockIdx.y * images_per_chunk), last(first + images_per_chunk),
+          channels(channels), plane(plane) {
+        if (last > images) last = images;
+    }
+
+    __device__ long long slot() const { return (long long)blockIdx.y * channels + channel; }
+
+    template <typename T> __device__ T count() const { return T(last - first) * T(plane); }
+
+    // body(lane, offset) for every element that this thread reduces.
+    template <int LANES, typename Body> __device__ __forceinline__ void each(Body body) const {
+        for (int n = first + threadIdx.y; n < last; n += blockDim.y) {
+            const long long row = ((long long)n * channels + channel) * plane;
+            int i = threadIdx.x * LANES;
+            for (; i + LANES <= plane; i += blockDim.x * LANES) {
+                STRIP_LOOP
+                for (int lane = 0; lane < LANES; lane++) body(lane, row + i + lane);
+            }
+            STRIP_LOOP
+            for (int lane = 0; lane < plane - i; lane++) body(lane, row + i + lane);
+        }
+    }
+};
+
+// chunk_mean, chunk_squares (chunks, channels): a chunk's mean, and its sum of squared deviations from that mean.
+template <typename T, int LANES>
+__global__ void statistics(const T* __restrict__ x, T* __restrict__ chunk_mean, T* __restrict__ chunk_squares,
+                           int images, int channels, int plane, int images_per_chunk) {
+    const Chunk chunk(images, channels, plane, images_per_chunk);
+    const T count = chunk.template count<T>();
+    T sum[LANES] = {};
+    chunk.template each<LANES>([&](int lane, long long at) { sum[lane] += x[at]; });
+    const T about = block_sum(sum) / count;
+    T rest[LANES] = {}, squares[LANES] = {};
+    chunk.template each<LANES>([&](int lane, long long at) {
+        const T deviation = x[at] - about;
+        rest[lane] += deviation;
+        squares[lane] += deviation * deviation;
+    });
+    const T left = block_sum(rest);  // 0 but for rounding in `about`
+    const T total = block_sum(squares);
+    if (threadIdx.x == 0 && threadIdx.y == 0) {
+        chunk_mean[chunk.slot()] = about + left / count;
+        chunk_squares[chunk.slot()] = total;  // about `about`: (left / count)^2 more per element, lost in the rounding
+    }
+}
+
+// mean, variance (biased), inv_std (channels), from all chunks. One thread per channel. [Chan et al. 1979]
+template <typename T>
+__global__ void combine_statistics(const T* __restrict__ chunk_mean, const T* __restrict__ chunk_squares,
+                                   T* __restrict__ mean, T* __restrict__ variance, T* __restrict__ inv_std, T eps,
+                                   int images, int channels, int plane, int images_per_chunk) {
+    for (int c = blockIdx.x * blockDim.x + threadIdx.x; c < channels; c += gridDim.x * blockDim.x) {
+        T count = 0, average = 0, squares = 0;
+        for (int first = 0, chunk = 0; first < images; first += images_per_chunk, chunk++) {
+            const long long slot = (long long)chunk * channels + c;
+            const int chunk_images = images - first < images_per_chunk ? images - first : images_per_chunk;
+            const T more = T(chunk_images) * T(plane);
+            const T apart = chunk_mean[slot] - average;
+            const T share = more / (count + more);
+            average += apart * share;
+            squares += chunk_squares[slot] + apart * apart * share * count;
+            count += more;
+        }
+        mean[c] = average;
+        variance[c] = squares / count;
+        inv_std[c] = T(1) / sqrt(squares / count + eps);
+    }
+}
+
+// y from the statistics. A block takes `planes_per_block` neighbouring planes.
+template <typename T, bool RELU>
+__global__ void normalise(const T* __restrict__ x, const T* __restrict__ mean, const T* __restrict__ inv_std,
+                          const T* __restrict__ gamma, const T* __restrict__ beta, T* __restrict__ y,
+                          long long planes, int channels, int plane, int planes_per_block) {
+    const long long first = (long long)blockIdx.x * planes_per_block;
+    const long long last = first + planes_per_block < planes ? first + planes_per_block : planes;
+    int c = int((first + threadIdx.y) % channels);
+    for (long long p = first + threadIdx.y; p < last; p += blockDim.y) {
+        const T about = mean[c], scale = gamma ? gamma[c] * inv_std[c] : inv_std[c], shift = beta ? beta[c] : T(0);
+        const T* from = x + p * plane;
+        T* to = y + p * plane;
+        STRIP_LOOP
+        for (int i = threadIdx.x; i < plane; i += blockDim.x) {
+            const T value = (from[i] - about) * scale + shift;
+            to[i] = RELU && value < T(0) ? T(0) : value;  // written so that a NaN stays one
+        }
+        c = (c + blockDim.y) % channels;
+    }
+}
+
+// chunk_grad, chunk_product (chunks, channels): a chunk's sums of g and of g * (x - mean).
+template <typename T, int LANES, bool RELU>
+__global__ void gradient_sums(const T* __restrict__ grad, const T* __restrict__ x, const T* __restrict__ y,
+                              const T* __restrict__ mean, T* __restrict__ chunk_grad, T* __restrict__ chunk_product,
+                              int images, int channels, int plane, int images_per_chunk) {
+    const Chunk chunk(images, channels, plane, images_per_chunk);
+    const T about = mean[chunk.channel];
+    T sum[LANES] = {}, product[LANES] = {};
+    chunk.template each<LANES>([&](int lane, long long at) {
+        const T g = RELU && !(y[at] > T(0)) ? T(0) : grad[at];
+        sum[lane] += g;
+        product[lane] += g * (x[at] - about);
+    });
+    const T total = block_sum(sum), total_product = block_sum(product);
+    if (threadIdx.x == 0 && threadIdx.y == 0) {
+        chunk_grad[chunk.slot()] = total;
+        chunk_product[chunk.slot()] = total_product;
+    }
+}
+
+// dgamma, dbeta (channels), from all chunks. One thread per channel.
+template <typename T>
+__global__ void combine_gradients(const T* __restrict__ chunk_grad, const T* __restrict__ chunk_product,
+                                  const T* __restrict__ inv_std, T* __restrict__ dgamma, T* __restrict__ dbeta,
+                                  int chunks, int channels) {
+    for (int c = blockIdx.x * blockDim.x + threadIdx.x; c < channels; c += gridDim.x * blockDim.x) {
+        T sum = 0, product = 0;
+        for (int chunk = 0; chunk < chunks; chunk++) {
+            sum += chunk_grad[(long long)chunk * channels + c];
+            product += chunk_product[(long long)chunk * channels + c];
+        }
+        dbeta[c] = sum;
+        dgamma[c] = product * inv_std[c];
+    }
+}
+
+// dx. In evaluation the statistics are constants: dx = gamma * inv_std * g, and x is not read.
+template <typename T, bool RELU, bool TRAINING>
+__global__ void gradient(const T* __restrict__ grad, const T* __restrict__ x, const T* __restrict__ y,
+                         const T* __restrict__ mean, const T* __restrict__ inv_std, const T* __restrict__ gamma,
+                         const T* __restrict__ dgamma, const T* __restrict__ dbeta, T* __restrict__ dx, T count,
+                         long long planes, int channels, int plane, int planes_per_block) {
+    const long long first = (long long)blockIdx.x * planes_per_block;
+    const long long last = first + planes_per_block < planes ? first + planes_per_block : planes;
+    int c = int((first + threadIdx.y) % channels);
+    for (long long p = first + threadIdx.y; p < last; p += blockDim.y) {
+        const T scale = gamma ? gamma[c] * inv_std[c] : inv_std[c];
+        const T about = mean[c], shift = dbeta[c] / count, slope = dgamma[c] * inv_std[c] / count;
+        const long long row = p * plane;
+        STRIP_LOOP
+        for (int i = threadIdx.x; i < plane; i += blockDim.x) {
+            const T g = RELU && !(y[row + i] > T(0)) ? T(0) : grad[row + i];
+            dx[row + i] = TRAINING ? scale * (g - shift - (x[row + i] - about) * slope) : scale * g;
+        }
+        c = (c + blockDim.y) % channels;
+    }
+}

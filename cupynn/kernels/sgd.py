@@ -1,0 +1,146 @@
+"""Stochastic gradient descent with momentum, Nesterov's variant and weight decay, in place and in one pass.
+
+    g = grad + weight_decay * parameter
+    velocity = momentum * velocity + g
+    parameter -= lr * (g + momentum * velocity   if nesterov else   velocity)
+
+PyTorch's definition with dampening 0; a velocity that starts at zero makes its first step. With momentum 0 there is
+no velocity and the step is parameter -= lr * g.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from cupynn.device import Array, xp_of
+from cupynn.kernels import runtime
+
+CPU_PIECE = 16384  # elements that a block updates
+GPU_PIECE = 2048
+
+
+def step(
+    parameter: Array,
+    grad: Array,
+    velocity: Array | None,
+    lr: float,
+    momentum: float = 0.0,
+    weight_decay: float = 0.0,
+    nesterov: bool = False,
+) -> None:
+    """Move `parameter` and `velocity` one step, in place. `velocity` may be None where momentum is 0."""
+    step_many([parameter], [grad], [velocity], lr, momentum, weight_decay, nesterov)
+
+
+def step_many(
+    parameters: Sequence[Array],
+    grads: Sequence[Array],
+    velocities: Sequence[Array | None],
+    lr: float,
+    momentum: float = 0.0,
+    weight_decay: float = 0.0,
+    nesterov: bool = False,
+) -> None:
+    """`step` for every parameter of a group, with one launch for all of them.
+
+    Raises ValueError or TypeError, before anything changes, where a gradient or a velocity does not have its
+    parameter's shape and dtype, where a velocity is missing, and for Nesterov without momentum.
+    """
+    if nesterov and momentum <= 0:
+        raise ValueError(f"sgd: nesterov needs momentum > 0; momentum is {momentum}")
+    if not len(parameters) == len(grads) == len(velocities):
+        raise ValueError(
+            f"sgd: needs one gradient and one velocity per parameter; got {len(parameters)} parameters, "
+            f"{len(grads)} gradients, {len(velocities)} velocities"
+        )
+    for index, (parameter, grad, velocity) in enumerate(zip(parameters, grads, velocities, strict=True)):
+        _check(index, parameter, grad, velocity, momentum)
+    compiled = {}
+    for parameter, grad, velocity in zip(parameters, grads, velocities, strict=True):
+        velocity = velocity if momentum else None
+        if _in_place(parameter, velocity) and parameter.size and runtime.compiled_for(parameter, grad, velocity):
+            together = compiled.setdefault((runtime.is_gpu(parameter), parameter.dtype), [])
+            together.append((parameter, xp_of(grad).ascontiguousarray(grad), velocity))
+        else:
+            reference_step(parameter, grad, velocity, lr, momentum, weight_decay, nesterov)
+    flags = ", ".join("true" if flag else "false" for flag in (momentum, nesterov))
+    for (gpu, dtype), together in compiled.items():
+        expression = f"<{runtime.ctype(dtype)}, {flags}>"
+        scalars = [runtime.scalar(dtype, value) for value in (lr, momentum, weight_decay)]
+        piece = GPU_PIECE if gpu else CPU_PIECE
+        # The checker follows arrays, not addresses in a table.
+        if len(together) == 1 or runtime.mode() == "checked":
+            for arrays in together:
+                size = arrays[0].size
+                threads = runtime.threads(like=arrays[0])
+                args = (*arrays, np.int64(size), piece, *scalars)
+                runtime.launch("sgd", "step" + expression, -(-size // piece), threads, args)
+        else:
+            table = xp_of(together[0][0]).asarray(_table(gpu, together, piece), dtype=np.int64)
+            threads = runtime.threads(like=table)
+            runtime.launch("sgd", "step_many" + expression, len(table), threads, (table, *scalars))
+
+
+def _in_place(*arrays):
+    """Whether a kernel can walk these arrays in one row and may write to them."""
+    return all(
+        array is None or (array.flags.c_contiguous if runtime.is_gpu(array) else array.flags.carray) for array in arrays
+    )
+
+
+def _table(gpu, together, piece):
+    """A row for each piece of each parameter: three addresses and the number of elements."""
+
+    def address(array):
+        if array is None:
+            return 0
+        return array.data.ptr if gpu else array.__array_interface__["data"][0]
+
+    rows = []
+    for arrays in together:
+        size, itemsize = arrays[0].size, arrays[0].itemsize
+        starts = [address(array) for array in arrays]
+        for first in range(0, size, piece):
+            rows.append([*(start + first * itemsize for start in starts), min(piece, size - first)])
+    return rows
+
+
+def reference_step(parameter, grad, velocity, lr, momentum=0.0, weight_decay=0.0, nesterov=False):
+    scalar = parameter.dtype.type
+    if weight_decay:
+        grad = grad + scalar(weight_decay) * parameter
+    if momentum:
+        velocity *= scalar(momentum)
+        velocity += grad
+        grad = grad + scalar(momentum) * velocity if nesterov else velocity
+    parameter -= scalar(lr) * grad
+
+
+def cost(size: int, itemsize: int = 4, momentum: bool = True) -> tuple[int, int]:
+    """(bytes, operations) of one step on `size` elements: read parameter, gradient, velocity; write first and last."""
+    return ((5 if momentum else 3) * size * itemsize, (8 if momentum else 4) * size)
+
+
+def instantiations() -> list[str]:
+    """Every kernel that may be launched on a GPU."""
+    return [
+        f"step<{t}, {flags}>" for t in ("float", "double") for flags in ("false, false", "true, false", "true, true")
+    ]
+
+
+def _check(index, parameter, grad, velocity, momentum):
+    if parameter.dtype not in ("float32", "float64"):
+        raise TypeError(f"sgd: parameter {index} must be float32 or float64; it is {parameter.dtype}")
+    if momentum and velocity is None:
+        raise ValueError(f"sgd: momentum is {momentum}, so parameter {index} needs a velocity; it is None")
+    for name, values in {"gradient": grad, "velocity": velocity if momentum else None}.items():
+        if values is None:
+            continue
+        if values.shape != parameter.shape:
+            raise ValueError(
+                f"sgd: {name} {index} must have its parameter's shape {parameter.shape}; it has shape {values.shape}"
+            )
+        if values.dtype != parameter.dtype:
+            raise TypeError(f"sgd: {name} {index} must be {parameter.dtype} as its parameter is; it is {values.dtype}")
