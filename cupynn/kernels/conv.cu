@@ -22,7 +22,7 @@
 //
 // Floor: read x and w once, write y once; N O OH OW C/groups KH KW multiply-adds.
 
-#include "cupynn.cuh"
+#include "lines.cuh"
 
 // Part of an array (images, channels, height, width) as it is staged in shared memory.
 struct Tile {
@@ -62,71 +62,13 @@ struct Tap {
 __device__ const Phase* phases_of(const Plan& plan) { return (const Phase*)(&plan + 1); }
 __device__ const Tap* taps_of(const Plan& plan) { return (const Tap*)(phases_of(plan) + plan.phases); }
 
-__device__ int at_least(int a, int b) { return a > b ? a : b; }
-__device__ int at_most(int a, int b) { return a < b ? a : b; }
 __device__ bool outside(int a, int low, int end) { return a < low || a >= end; }
-__device__ int divide_up(int a, int b) { return a > 0 ? (a + b - 1) / b : 0; }
 
 // packed[k] = w[index[k]], or 0 where the index is -1.
 template <typename T>
 __global__ void pack(const T* __restrict__ w, const int* __restrict__ index, T* __restrict__ packed, int count) {
   for (int k = blockIdx.x * blockDim.x + threadIdx.x; k < count; k += gridDim.x * blockDim.x)
     packed[k] = index[k] < 0 ? T(0) : w[index[k]];
-}
-
-// to[k] = from[k * step] for low <= k < high, and 0 for other k of [0, count). A team of threads shares the work; at step
-// 1 each moves LANES neighbours at a time.
-template <typename T, int LANES>
-__device__ void copy_line(T* __restrict__ to, const T* __restrict__ from, int step, int low, int high, int count, int member,
-                          int team) {
-  const Strip<T, LANES> zero = Strip<T, LANES>::broadcast(T(0));
-  for (int k = member; k < low; k += team) to[k] = T(0);
-  int k = low + member;
-  if (step == 1) {
-    for (int whole = low + member * LANES; whole + LANES <= high; whole += team * LANES)
-      Strip<T, LANES>::load(from + whole).store(to + whole);
-    for (k += (high - low) / LANES * LANES; k < high; k += team) to[k] = from[k];
-  } else if (step == 2) {
-    for (; k < high; k += team) to[k] = from[k * 2];  // a constant step vectorises
-  } else {
-    for (; k < high; k += team) to[k] = from[k * step];
-  }
-  for (int whole = high + member * LANES; whole + LANES <= count; whole += team * LANES) zero.store(to + whole);
-  for (k = high + (count - high) / LANES * LANES + member; k < count; k += team) to[k] = T(0);
-}
-
-// to[k * IMAGES + image] = from[image * image_pitch + k * step] likewise: IMAGES lines side by side, of which the first
-// `present` exist.
-template <typename T, int IMAGES>
-__device__ void interleave_lines(T* __restrict__ to, const T* __restrict__ from, long long image_pitch, int present,
-                                 int step, int low, int high, int count, int member, int team) {
-  for (int k = member; k < low * IMAGES; k += team) to[k] = T(0);
-  if (step == 1 && present == IMAGES)
-    for (int k = low + member; k < high; k += team)
-      CUPYNN_UNROLL for (int image = 0; image < IMAGES; image++) to[k * IMAGES + image] = from[image * image_pitch + k];
-  else if (step == 2 && present == IMAGES)
-    for (int k = low + member; k < high; k += team)
-      CUPYNN_UNROLL for (int image = 0; image < IMAGES; image++) to[k * IMAGES + image] = from[image * image_pitch + k * 2];
-  else
-    for (int k = low + member; k < high; k += team)
-      for (int image = 0; image < IMAGES; image++)
-        to[k * IMAGES + image] = image < present ? from[image * image_pitch + k * step] : T(0);
-  for (int k = high * IMAGES + member; k < count * IMAGES; k += team) to[k] = T(0);
-}
-
-// The inverse: to[image * image_pitch + k * step] = lanes[k * IMAGES + image], or added to what is there.
-template <typename T, int IMAGES>
-__device__ void separate_lines(const T* __restrict__ lanes, T* __restrict__ to, long long image_pitch, int present, int step,
-                               int count, bool add) {
-  if (step == 1 && !add && present == IMAGES)
-    CUPYNN_UNROLL for (int image = 0; image < IMAGES; image++)
-      for (int k = 0; k < count; k++) to[image * image_pitch + k] = lanes[k * IMAGES + image];
-  else
-    for (int image = 0; image < present; image++)
-      for (int k = 0; k < count; k++) {
-        T& out = to[image * image_pitch + k * step];
-        out = lanes[k * IMAGES + image] + (add ? out : T(0));
-      }
 }
 
 // Stage channels [channel0, channel0 + channels) of `interleave` images, from row `row0` of the padded image on; zeros
@@ -155,8 +97,8 @@ __device__ void stage(const T* __restrict__ x, T* __restrict__ tile, const Tile&
         case 1: copy_line<T, LANES>(to, from, t.step_x, begin, end, columns, member, team); break;
 #define CASE(IMAGES)                                                                                                  \
   case IMAGES:                                                                                                        \
-    interleave_lines<T, IMAGES>(to, from, image_pitch, at_most(IMAGES, present), t.step_x, begin, end, columns, member, \
-                                team);                                                                                \
+    interleave_lines<T, LANES, IMAGES>(to, from, image_pitch, present, t.step_x, begin, end, columns, member,  \
+                                       team);                                                                                \
     break;
         CASE(2) CASE(4) CASE(8) CASE(16)
 #undef CASE
@@ -168,12 +110,13 @@ __device__ void stage(const T* __restrict__ x, T* __restrict__ tile, const Tile&
 
 // What `put` does where a strip's lanes do not go to neighbouring elements. Not inlined: it is called for every strip of a
 // thread, and the compiler would take a quarter of a minute.
-template <typename T>
+template <typename T, int LANES>
 __noinline__ __device__ void put_lanes(const T* __restrict__ lanes, T* __restrict__ to, int interleave, int step, int images,
                                        int columns, long long image_pitch, bool add) {
+  if (interleave == 1 && step == 1 && !add) return copy_part<T, LANES / 2>(to, lanes, columns);
   switch (interleave) {
 #define CASE(IMAGES) \
-  case IMAGES: separate_lines<T, IMAGES>(lanes, to, image_pitch, images, step, columns, add); break;
+  case IMAGES: separate_lines<T, LANES, IMAGES>(lanes, to, image_pitch, images, step, columns, add); break;
     CASE(1) CASE(2) CASE(4) CASE(8) CASE(16)
 #undef CASE
   }
@@ -187,7 +130,7 @@ __device__ void put(const Strip<T, LANES> strip, T* __restrict__ to, int interle
   if (columns == LANES && step == 1) return (add ? strip + Strip<T, LANES>::load(to) : strip).store(to);
   T lanes[LANES];
   strip.store(lanes);
-  put_lanes(lanes, to, interleave, step, images, columns, image_pitch, add);
+  put_lanes<T, LANES>(lanes, to, interleave, step, images, columns, image_pitch, add);
 }
 
 // One block: the rows of one band of `stack` image groups, all channels of one group, all phases.

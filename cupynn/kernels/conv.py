@@ -134,11 +134,15 @@ choices: dict[tuple[str, Geometry, str], str] = {}
 """Which method each pass of each shape has used in this process: (pass, geometry, dtype) -> name."""
 
 
-def method(which: str, g: Geometry, gpu: bool = False) -> str:
-    """The name of the method that a pass of geometry `g` uses where nothing is measured."""
-    if gpu:  # direct where a group is too small for a matrix product to be worth unfolding for
-        return "direct" if g.o_group < 8 and not g.pointwise else "im2col"
-    return "direct"
+def method(g: Geometry, gpu: bool = False) -> str:
+    """The name of the method that geometry `g` uses where nothing is measured."""
+    if g.o_group < 8 and not g.pointwise:
+        return "direct"  # too little to multiply for the columns to be worth writing
+    if gpu:
+        return "im2col"
+    weights = g.o * g.c_group * g.kernel[0] * g.kernel[1]
+    # A 1x1 kernel has little to gather, and with few outputs packing the weights takes longer than using them.
+    return "im2col" if g.kernel == (1, 1) or weights > 8 * g.n * g.o * g.oh * g.ow else "direct"
 
 
 def _run(which: str, g: Geometry, x: Array, compute: Callable) -> Any:
@@ -149,7 +153,7 @@ def _run(which: str, g: Geometry, x: Array, compute: Callable) -> Any:
         if os.environ.get("CUPYNN_TUNE") == "1":
             name = min(METHODS, key=lambda name: _seconds(lambda: compute(METHODS[name]), x))
         else:
-            name = method(which, g, runtime.is_gpu(x))
+            name = method(g, runtime.is_gpu(x))
         choices[key] = name
     return compute(METHODS[name])
 

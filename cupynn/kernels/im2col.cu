@@ -11,43 +11,38 @@
 //
 // Floor: write (read) the KH KW times larger columns once.
 
-#include "cupynn.cuh"
+#include "lines.cuh"
 
 struct Window {
   int h, w, kh, kw, step_y, step_x, pad_y, pad_x, dilation_y, dilation_x, out_w;
 };
 
-// First and one-past-last output q with 0 <= q * step + shift < size, clipped to [0, count).
-__device__ int first_inside(int shift, int step, int count) {
-  const int first = shift < 0 ? (step - 1 - shift) / step : 0;
-  return first < count ? first : count;
-}
-__device__ int end_inside(int shift, int step, int size, int count) {
-  const int end = size > shift ? (size - shift + step - 1) / step : 0;
-  return end < count ? end : count;
+// Windows [low, high) of a row have 0 <= q * step + shift < size.
+struct Inside {
+  int low, high;
+};
+__device__ Inside inside(int shift, int step, int size, int count) {
+  const int low = at_most(divide_up(-shift, step), count);
+  return {low, at_least(low, at_most(divide_up(size - shift, step), count))};
 }
 
-template <typename T>
+template <typename T, int LANES>
 __global__ void im2col(const T* __restrict__ image, T* __restrict__ columns, const int* __restrict__ window, int row0,
                        int rows) {
   const Window& f = *(const Window*)window;
   const T* plane = image + (long long)blockIdx.x * f.h * f.w;
-  T* out = columns + (long long)blockIdx.x * f.kh * f.kw * rows * f.out_w;
-  const int team = blockDim.x < 32 ? blockDim.x : 32, member = threadIdx.x % team, teams = blockDim.x / team;
-  for (int line = threadIdx.x / team; line < f.kh * f.kw * rows; line += teams) {
-    const int tap = line / rows, i = tap / f.kw, j = tap % f.kw;
-    const int y = (row0 + line % rows) * f.step_y + i * f.dilation_y - f.pad_y, shift = j * f.dilation_x - f.pad_x;
-    const bool inside = y >= 0 && y < f.h;
-    const int low = inside ? first_inside(shift, f.step_x, f.out_w) : f.out_w;
-    const int high = inside ? end_inside(shift, f.step_x, f.w, f.out_w) : f.out_w;
-    const T* from = plane + (long long)y * f.w + shift;
-    T* to = out + (long long)line * f.out_w;
-    for (int q = member; q < low; q += team) to[q] = T(0);
-    if (f.step_x == 1)
-      for (int q = low + member; q < high; q += team) to[q] = from[q];
-    else
-      for (int q = low + member; q < high; q += team) to[q] = from[q * f.step_x];
-    for (int q = (high > low ? high : low) + member; q < f.out_w; q += team) to[q] = T(0);
+  T* to = columns + ((long long)blockIdx.x * f.kh * f.kw * rows + threadIdx.x / 32) * f.out_w;
+  const int team = at_most(blockDim.x, 32), member = threadIdx.x % team, teams = blockDim.x / team;
+  int p = threadIdx.x / team;
+  for (int tap = 0; tap < f.kh * f.kw; tap++, p -= rows) {
+    const int shift = tap % f.kw * f.dilation_x - f.pad_x;
+    const Inside q = inside(shift, f.step_x, f.w, f.out_w);
+    for (; p < rows; p += teams, to += (long long)teams * f.out_w) {
+      const int y = (row0 + p) * f.step_y + tap / f.kw * f.dilation_y - f.pad_y;
+      const bool some = y >= 0 && y < f.h;
+      copy_line<T, LANES>(to, plane + (long long)y * f.w + shift, f.step_x, some ? q.low : 0, some ? q.high : 0, f.out_w,
+                          member, team);
+    }
   }
 }
 
@@ -61,16 +56,16 @@ __global__ void col2im(const T* __restrict__ columns, T* __restrict__ image, con
   const int team = blockDim.x < 32 ? blockDim.x : 32, member = threadIdx.x % team, teams = blockDim.x / team;
   for (int tap = 0; tap < f.kh * f.kw; tap++) {
     const int i = tap / f.kw, shift = tap % f.kw * f.dilation_x - f.pad_x;
-    const int low = first_inside(shift, f.step_x, f.out_w), high = end_inside(shift, f.step_x, f.w, f.out_w);
+    const Inside inner = inside(shift, f.step_x, f.w, f.out_w);
     for (int p = threadIdx.x / team; p < rows; p += teams) {
       const int y = (row0 + p) * f.step_y + i * f.dilation_y - f.pad_y;
       if (y < 0 || y >= f.h) continue;
       const T* from = in + ((long long)tap * rows + p) * f.out_w;
       T* to = plane + (long long)y * f.w + shift;
       if (f.step_x == 1)
-        for (int q = low + member; q < high; q += team) to[q] += from[q];
+        for (int q = inner.low + member; q < inner.high; q += team) to[q] += from[q];
       else
-        for (int q = low + member; q < high; q += team) to[q * f.step_x] += from[q];
+        for (int q = inner.low + member; q < inner.high; q += team) to[q * f.step_x] += from[q];
     }
     __syncthreads();
   }
