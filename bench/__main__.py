@@ -1,0 +1,26 @@
+"""`python -m bench NAME`: run one benchmark; without a name, list them."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+BENCHES = {
+    "smallnet": "training steps of SmallNet-7, plain and expanded, beside PyTorch",
+    "conv": "convolutions of SmallNet's and ResNet-20's shapes, beside their floor and PyTorch",
+    "kernels": "every other kernel beside its floor",
+}
+
+
+def main() -> int:
+    if len(sys.argv) < 2 or sys.argv[1] not in BENCHES:
+        print("python -m bench NAME [--help]\n")
+        for name, what in BENCHES.items():
+            print(f"  {name:10} {what}")
+        return 0 if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help") else 2
+    importlib.import_module(f"bench.{sys.argv[1]}").main(sys.argv[2:])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,62 @@
+"""Tables for people, JSON for machines."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import platform
+import sys
+
+import numpy as np
+
+from bench.timing import THREADS
+
+
+def table(rows: list[dict], title: str) -> str:
+    """Rows of equal keys as aligned text; numbers with three significant digits."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    cells = [[_text(row.get(name, "")) for name in names] for row in rows]
+    widths = [max(len(name), *(len(line[i]) for line in cells)) for i, name in enumerate(names)]
+    lines = [
+        "  ".join(
+            name.ljust(width) if i == 0 else name.rjust(width)
+            for i, (name, width) in enumerate(zip(names, widths, strict=True))
+        )
+    ]
+    for line in cells:
+        lines.append(
+            "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True)))
+        )
+    return "\n".join([title, "", *lines])
+
+
+def _text(value) -> str:
+    if isinstance(value, float):
+        return f"{value:.3g}" if abs(value) < 100 else f"{value:.0f}"
+    return str(value)
+
+
+def machine() -> dict:
+    """What the figures were measured on."""
+    import cupynn
+
+    versions = {"cupynn": cupynn.__version__, "numpy": np.__version__, "python": platform.python_version()}
+    for name in ("torch", "cupy"):
+        if name in sys.modules:
+            versions[name] = sys.modules[name].__version__
+    return {"processor": _processor(), "system": platform.system(), "threads": int(THREADS), "versions": versions}
+
+
+def _processor() -> str:
+    try:
+        for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def save(path: str, figures: dict) -> None:
+    """Write figures, with the machine they come from, as JSON."""
+    pathlib.Path(path).write_text(json.dumps({"machine": machine(), **figures}, indent=2) + "\n")
