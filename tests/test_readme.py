@@ -1,0 +1,33 @@
+"""The README's example runs as printed, and its map names what is there."""
+
+import pathlib
+import re
+
+import cupynn
+
+ROOT = pathlib.Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def test_the_example_runs(tmp_path, monkeypatch, capsys):
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.S)
+    monkeypatch.chdir(tmp_path)
+    cupynn.manual_seed(0)
+    names = {}
+    exec(code, names)
+    assert len([line for line in code.splitlines() if line.strip()]) <= 15
+    assert "Verification(" in capsys.readouterr().out
+    images, labels = names["test"].images, names["test"].labels
+    compact = cupynn.load(tmp_path / "compact.safetensors").eval()
+    batch = next(iter(cupynn.data.batches(names["test"], 200)))
+    accuracy = (compact(cupynn.tensor(batch[0])).data.argmax(1) == batch[1]).mean()
+    assert len(images) == len(labels) == 1000
+    assert accuracy > 0.5  # one epoch reaches about 0.9; chance is 0.1
+
+
+def test_every_folder_on_the_map_exists():
+    rows = re.findall(r"^\| `([^|]*)` \|", README.split("## Where things are")[1].split("## Switches")[0], re.M)
+    for row in rows:
+        first, *others = [part.strip("` ") for part in row.split(",")]
+        for path in (first, *(f"cupynn/{other}" for other in others)):
+            assert (ROOT / path).exists(), path
