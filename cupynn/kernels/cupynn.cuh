@@ -133,6 +133,12 @@ template <typename T, int N> __device__ __forceinline__ Strip<T, N> in_register(
     return strip;
 }
 
+#if defined(CUPYNN_CPU) && !defined(CUPYNN_CHECKED) && !defined(__clang__)
+#define CUPYNN_FOLDS true  // g++ has __builtin_shuffle
+#else
+#define CUPYNN_FOLDS false
+#endif
+
 // sums[i] = the sum of strips[i]. On the CPU many strips are summed at once: halves of blocks of lanes are added, two
 // strips going into one, so that 16 strips of 16 take 15 additions instead of 64.
 template <int FIRST, int BLOCKS, typename T, int N, int COUNT>
@@ -144,7 +150,7 @@ __device__ __forceinline__ Strip<T, N> fold_strips(const Strip<T, N> (&strips)[C
         return strips[FIRST];
     } else {
         Strip<T, N> a = fold_strips<FIRST, BLOCKS / 2>(strips), b = fold_strips<FIRST + BLOCKS / 2, BLOCKS / 2>(strips);
-#if defined(CUPYNN_CPU) && !defined(CUPYNN_CHECKED)
+#if CUPYNN_FOLDS
         typedef decltype(a.part[0] < a.part[0]) Index;
         Index low;
         for (int i = 0; i < N; ++i) {
@@ -158,7 +164,7 @@ __device__ __forceinline__ Strip<T, N> fold_strips(const Strip<T, N> (&strips)[C
 }
 template <int FIRST = 0, typename T, int N, int COUNT>
 __device__ __forceinline__ void sum_each(const Strip<T, N> (&strips)[COUNT], T* sums) {
-    if constexpr (Strip<T, N>::LANES == N && N > 1) {
+    if constexpr (CUPYNN_FOLDS && Strip<T, N>::LANES == N && N > 1) {
         T folded[N];
         fold_strips<FIRST, N>(strips).store(folded);
         for (int i = 0; i < N && FIRST + i < COUNT; ++i) sums[FIRST + i] = folded[i];

@@ -4,6 +4,7 @@ Driven through `cupy.cuda.nvrtc`, because CuPy's own compile functions ask the d
 """
 
 import importlib
+import pathlib
 import re
 
 import pytest
@@ -59,6 +60,15 @@ def test_compiles_without_spills(name, architecture):
         print(f"{architecture} {name}.cu {expression}: {figures}")
         assert figures["spill_stores"] == figures["spill_loads"] == 0, f"{expression} for {architecture}: {figures}"
         assert figures["registers"] <= MOST_REGISTERS
+
+
+def test_the_runtimes_test_kernels_are_plain_cuda():
+    """What tests/kernels/runtime runs on the CPU is CUDA: NVRTC takes the same file."""
+    source = (pathlib.Path(__file__).parent / "runtime" / "vocabulary.cu").read_text()
+    plain = re.findall(r"^__global__ void (?!_)(\w+)\(", source, re.MULTILINE)
+    expressions = [*plain, "affine<double>", "reverse_rows<float>", "block_reductions<float>", "shuffles<double>"]
+    expressions += ["atomics<float>", "integer_atomics<unsigned long long>", "strips<float, 16>"]
+    compile_for("sm_80", source, "vocabulary.cu", expressions)
 
 
 def test_the_compiler_finds_spills():

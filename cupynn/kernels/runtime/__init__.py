@@ -1,8 +1,8 @@
 """Compile and launch a `.cu` file for the GPU (NVRTC, through CuPy) or for the CPU (the system's C++ compiler).
 
 Read in this order: `dispatch.py` (what the kernels call), `cpu.py` and `launcher.h` (a launch on the CPU),
-`cuda_on_cpu.h` (how CUDA maps to a CPU), `fibers.h` (barriers), `gpu.py`, `build.py` (compiler and cache),
-`checked.py` and `checker.cpp` (the kernels' race and bounds checker).
+`cuda_on_cpu.h` (how CUDA maps to a CPU), `block_on_cpu.h` and `fibers.h` (barriers and warps), `gpu.py`, `build.py`
+(compiler and cache), `checked.py` and `checker.cpp` (the kernels' race and bounds checker).
 """
 
 from .build import cache_folder, compiler_version, find_compiler

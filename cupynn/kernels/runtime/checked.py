@@ -93,7 +93,9 @@ def _kernel(name: str | pathlib.Path, expression: str) -> tuple[cpu.Kernel, path
     _checker()
     source = cpu.source_path(name)
     text = cpu.translation_unit(source, expression, ("CUPYNN_CHECKED",))
-    library = build.library(f"{source.stem}-checked", text, (*FLAGS, *LINK), source.parent)
+    # clang++ would leave out a read that a write of the same element follows.
+    clang = ("-mllvm", "-tsan-instrument-read-before-write") if build.is_clang() else ()
+    library = build.library(f"{source.stem}-checked", text, (*FLAGS, *clang, *LINK), source.parent)
     return cpu.Kernel(source.stem, expression, library), pathlib.Path(library._name)
 
 
@@ -117,9 +119,8 @@ class _Memory:
                 self.size.append(array.nbytes)
                 self.members.append([position])
         guards = [max(GUARD, size) for size in self.size]
-        strides = [2 * guard + -(-size // 64) * 64 for guard, size in zip(guards, self.size)]
-        self._map = mmap.mmap(-1, max(sum(strides), 1))
-        self.bytes = np.frombuffer(self._map, np.uint8)
+        strides = [2 * guard + -(-size // 64) * 64 for guard, size in zip(guards, self.size, strict=True)]
+        self.bytes = np.frombuffer(mmap.mmap(-1, max(sum(strides), 1), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), np.uint8)
         self.start = [sum(strides[:i]) + guard for i, guard in enumerate(guards)]
         self.guard = guards
         self.copies: dict[int, np.ndarray] = {}
@@ -194,8 +195,7 @@ def launch(
 
 
 def _label(kernel: cpu.Kernel, memory: _Memory, members: Sequence[int]) -> str:
-    names = " and ".join(f"argument {i} (`{kernel.parameters[i]}`, shape {memory.arrays[i].shape})" for i in members)
-    return names
+    return " and ".join(f"argument {i} (`{kernel.parameters[i]}`, shape {memory.arrays[i].shape})" for i in members)
 
 
 def _describe(
@@ -208,7 +208,7 @@ def _describe(
     shared_bytes: int,
 ) -> str:
     """One fault in words."""
-    offset, element, outside = fault.offset, "", ""
+    offset = fault.offset
     if 0 <= fault.region < len(memory.members):
         members = memory.members[fault.region]
         array = memory.arrays[members[0]]
@@ -220,13 +220,16 @@ def _describe(
             element = f"byte {offset}"
         item = array.itemsize
     else:
-        dynamic = fault.region > len(memory.members)
+        dynamic = fault.region == len(memory.members)
         region = f"dynamic shared memory ({shared_bytes} bytes)" if dynamic else "static shared memory"
         size, item, element = shared_bytes, 1, f"byte {offset}"
     unit = "elements" if item > 1 else "bytes"
-    outside = (
-        f"{-offset // item} {unit} before its begin" if offset < 0 else f"{(offset - size) // item} {unit} past its end"
-    )
+    if offset < 0:
+        outside = f"{-offset // item} {unit} before its begin"
+    elif offset < size:
+        outside = f"its last {offset + fault.size - size} bytes lie past its end"
+    else:
+        outside = f"{(offset - size) // item} {unit} past its end"
     other = _place(fault.other_block, fault.other_thread, grid, block)
     other += _line(library, fault.other_where, kernel.name) if fault.other_where else ""
     words = MESSAGES[fault.kind].format(

@@ -2,7 +2,7 @@
 //
 // A kernel is compiled with -fsanitize=thread, so that it calls __tsan_read4(address) and its kin at each access. This
 // library defines these functions itself (the compiler's own race detector knows nothing of blocks and barriers).
-// For each element of every array, and each byte of shared memory, it remembers the last write and the last two
+// For each element of every array, and every 4 bytes of shared memory, it remembers the last write and the last two
 // readers: block, thread, and time. Time is the number of barriers and warp functions passed so far in the launch.
 // Two accesses of one element, one of them a write, race
 //   - between two threads of a block, unless both have met at a barrier or warp function in between;
@@ -32,10 +32,12 @@ struct Access {
     uint32_t block, time;  // block 0: never; block number + 1 otherwise
     uint32_t where;        // offset of the instruction in the kernel's library
     uint16_t thread;
+    uint8_t bytes;         // which bytes of the element: one bit each, for shared memory, whose types are not known
     bool atomic;
 };
 struct Cell {
     Access write, reads[2];  // reads: by two different threads, the later one first
+    uint8_t written = 0;     // bytes of the element that hold a value
 };
 
 // Pages that read as zeros until they are touched: a cell is all zeros before its first access.
@@ -87,15 +89,16 @@ struct Watcher : QuietWatcher {
 struct Checker {
     Fibers<Watcher> fibers;
     std::mt19937_64 random;
-    std::vector<CupynnRegion> regions;  // arrays, then static shared memory, then dynamic
+    std::vector<CupynnRegion> regions;  // arrays, then dynamic shared memory, then static
     std::vector<Cells> cells;
-    int arrays = 0;
+    int arrays = 0, last = 0;           // last: the region that was touched last, looked at first
     std::vector<CupynnFault> faults;
     Image own, kernel;
     uint32_t block = 0, time = 0, barrier_time = 0;
     uint32_t met[32][32][32] = {};  // time at which two lanes of a warp last met
     int lines[1024] = {};           // where each thread last reached a barrier
     bool ended[1024] = {};
+    static constexpr int SHARED_ITEM = 4;
     static constexpr size_t MOST_FAULTS = 8;
     static constexpr int STOPPED = 100;
 
@@ -115,6 +118,10 @@ struct Checker {
     }
 
     void access(uintptr_t address, int size, bool writes, bool atomic, uintptr_t where);
+    bool in_region(int number, uintptr_t address) const {
+        const CupynnRegion& region = regions[number];
+        return holds(region.begin - region.before, region.end + region.behind, address);
+    }
     void access_region(int number, uintptr_t address, int size, bool writes, bool atomic, uintptr_t where);
     void look_for_unwritten();
 };
@@ -135,7 +142,7 @@ void Watcher::barrier_passed(int threads) {
     for (int i = 0; i < all; ++i) {
         // A thread that has ended keeps line 0 or an older one, and is reported above.
         if (threads == all && checker->lines[i] != checker->lines[here]) {
-            Access other{checker->block, 0, 0, uint16_t(i), false};
+            Access other{checker->block, 0, 0, uint16_t(i), 0xff, false};
             checker->fault(DIVERGED, -1, checker->lines[here], checker->lines[i], 0, &other);
         }
     }
@@ -161,41 +168,52 @@ void Checker::access_region(int number, uintptr_t address, int size, bool writes
     if (address < region.begin || address + size > region.end)
         return fault(writes ? OVERRUN_WRITE : OVERRUN_READ, number, offset, size, where);
     if (writes && !region.writeable) return fault(WRITE_TO_CONST, number, offset, size, where);
+    if (!region.writeable) return;  // what nobody writes cannot race
     bool shared = number >= arrays;
-    Access now{block, time, uint32_t(where), uint16_t(fibers.current), atomic};
     for (int64_t i = offset / region.item; i <= (offset + size - 1) / region.item; ++i) {
         Cell& cell = cells[number].cells[i];
-        if (shared && cell.write.block != block) cell.write.block = 0;  // each block begins with fresh shared memory
-        bool reads = !writes || atomic;
-        if (reads && region.unwritten && cell.write.block == 0) fault(UNWRITTEN_READ, number, offset, size, where);
-        if (cell.write.block && !ordered(cell.write) && !(atomic && cell.write.atomic))
-            fault(writes ? RACE_WRITE_WRITE : RACE_READ_WRITE, number, offset, size, where, &cell.write);
+        Access now{block, time, uint32_t(where), uint16_t(fibers.current), 0xff, atomic};
+        if (shared) {
+            if (cell.write.block != block) cell.write.block = cell.written = 0;  // each block begins with fresh memory
+            int first = std::max<int64_t>(offset - i * SHARED_ITEM, 0);
+            int end = std::min<int64_t>(offset + size - i * SHARED_ITEM, SHARED_ITEM);
+            now.bytes = uint8_t((1 << end) - (1 << first));
+        }
+        auto races = [&](const Access& other) {
+            return other.block && other.bytes & now.bytes && !(atomic && other.atomic) && !ordered(other);
+        };
+        if ((!writes || atomic) && region.unwritten && now.bytes & ~cell.written)
+            fault(UNWRITTEN_READ, number, offset, size, where);
+        if (races(cell.write)) fault(writes ? RACE_WRITE_WRITE : RACE_READ_WRITE, number, offset, size, where, &cell.write);
         if (!writes) {
             if (cell.reads[0].block != block || cell.reads[0].thread != now.thread) cell.reads[1] = cell.reads[0];
             cell.reads[0] = now;
             continue;
         }
         for (const Access& read : cell.reads)
-            if (read.block && !(shared && read.block != block) && !ordered(read))
-                fault(RACE_READ_WRITE, number, offset, size, where, &read);
+            if (races(read) && !(shared && read.block != block)) fault(RACE_READ_WRITE, number, offset, size, where, &read);
         cell.write = now;
+        cell.written |= now.bytes;
     }
 }
 
 void Checker::access(uintptr_t address, int size, bool writes, bool atomic, uintptr_t where) {
-    // Local variables lie above this frame, on the running fiber's stack.
-    uintptr_t frame = reinterpret_cast<uintptr_t>(__builtin_frame_address(0));
-    if (holds(frame, reinterpret_cast<uintptr_t>(fibers.stack_top()), address)) return;
-    if (holds(own.begin, own.end, address) || holds(kernel.begin, kernel.end, address)) return;  // threadIdx, constants
     where -= kernel.begin;
-    for (int i = int(regions.size()) - 1; i >= 0; --i)
-        if (holds(regions[i].begin - regions[i].before, regions[i].end + regions[i].behind, address)) {
-            access_region(i, address, size, writes, atomic, where);
-            if (faults.size() >= MOST_FAULTS) fibers.give_up(STOPPED);
-            return;
+    if (!in_region(last, address)) {
+        // Local variables lie above this frame, on the running fiber's stack.
+        uintptr_t frame = reinterpret_cast<uintptr_t>(__builtin_frame_address(0));
+        if (holds(frame, reinterpret_cast<uintptr_t>(fibers.stack_top()), address)) return;
+        if (holds(own.begin, own.end, address) || holds(kernel.begin, kernel.end, address)) return;  // threadIdx, tables
+        int count = int(regions.size());
+        for (last = 0; last < count && !in_region(last, address);) ++last;
+        if (last == count) {
+            last = 0;
+            fault(WILD, writes, int64_t(address), size, where);
+            fibers.give_up(STOPPED);  // the access itself would end the process, or spoil it
         }
-    fault(WILD, writes, int64_t(address), size, where);
-    fibers.give_up(STOPPED);  // the access itself would end the process, or spoil it
+    }
+    access_region(last, address, size, writes, atomic, where);
+    if (faults.size() >= MOST_FAULTS) fibers.give_up(STOPPED);
 }
 
 void Checker::look_for_unwritten() {
@@ -229,9 +247,14 @@ EXPORT int cupynn_check_run(const unsigned* grid, const unsigned* block, void (*
                             uintptr_t dynamic, uint64_t dynamic_bytes, uint64_t dynamic_capacity) {
     Checker& c = *checker;
     c.kernel = image_of(reinterpret_cast<const void*>(body));
-    // Static shared memory: all thread_local variables of the kernel's library. Dynamic: one of them, searched first.
-    if (c.kernel.tls) c.regions.push_back({c.kernel.tls, c.kernel.tls_end, 0, 0, 1, true, true});
-    if (dynamic) c.regions.push_back({dynamic, dynamic + dynamic_bytes, 0, dynamic_capacity - dynamic_bytes, 1, true, true});
+    // Shared memory: all thread_local variables of the kernel's library. Dynamic shared memory is one of them.
+    auto add_shared = [&c](uint64_t begin, uint64_t end, uint64_t behind) {
+        c.regions.push_back({begin, end, 0, behind, Checker::SHARED_ITEM, true, true});
+    };
+    uint64_t dynamic_end = dynamic + dynamic_capacity;
+    add_shared(dynamic, dynamic + dynamic_bytes, dynamic_capacity - dynamic_bytes);
+    add_shared(c.kernel.tls, dynamic ? dynamic : c.kernel.tls_end, 0);
+    if (dynamic) add_shared(dynamic_end, c.kernel.tls_end, 0);
     for (const CupynnRegion& region : c.regions) c.cells.emplace_back((region.end - region.begin) / region.item + 1);
     gridDim = {grid[0], grid[1], grid[2]};
     blockDim = {block[0], block[1], block[2]};

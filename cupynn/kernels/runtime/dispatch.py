@@ -11,7 +11,7 @@ import numpy as np
 
 from cupynn.device import Array, xp_of
 
-from . import cpu, modes
+from . import build, cpu, modes
 
 _FLOAT, _DOUBLE = np.dtype(np.float32).num, np.dtype(np.float64).num
 _C_NAMES = {_FLOAT: "float", _DOUBLE: "double"}
@@ -69,8 +69,8 @@ def threads(like: Array, gpu: int = 256) -> int:
 
 
 def vector_bytes(like: Array) -> int:
-    """Bytes a thread loads at once: a vector register of the CPU (64 with AVX-512, 32 with AVX2, else 16); 16 on a GPU."""
-    return 16 if is_gpu(like) else cpu.vector_bytes()
+    """Bytes that one load moves: on the CPU a vector register (64 with AVX-512, 32 with AVX2, else 16), on a GPU 16."""
+    return 16 if is_gpu(like) else build.target()[1]
 
 
 def launch(
@@ -99,7 +99,7 @@ def launch(
         from . import checked
 
         checked.launch(name, kernel, grid, block, args, shared_bytes, outputs, touches)
-    elif "cupy" in sys.modules and any(is_gpu(argument) for argument in args):
+    elif (cupy := sys.modules.get("cupy")) and any(isinstance(argument, cupy.ndarray) for argument in args):
         from . import gpu
 
         gpu.launch(name, kernel, grid, block, args, shared_bytes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import pathlib
 import threading
 from collections.abc import Sequence
@@ -30,6 +31,8 @@ def launch(
     """As `dispatch.launch`, on the current CUDA device and stream."""
     import cupy
 
+    if 0 in grid:
+        return  # CuPy would run one block
     here = cupy.cuda.Device().id
     path = cpu.source_path(name)
     function = _functions.get((path, expression, here)) or _compile(path, expression, here)
@@ -43,7 +46,13 @@ def _compile(path: pathlib.Path, expression: str, here: int) -> Any:
     import cupy
 
     with _building:
-        module = cupy.RawModule(code=path.read_text(), options=OPTIONS, name_expressions=(expression,))
+        # CuPy keeps what it compiled by source and options, not by the headers: their hash makes them part of it.
+        headers = hashlib.sha256((build.header_text(build.KERNELS) + build.header_text(path.parent)).encode())
+        module = cupy.RawModule(
+            code=f"{path.read_text()}\n// {headers.hexdigest()}\n",
+            options=(*OPTIONS, f"-I{path.parent}"),
+            name_expressions=(expression,),
+        )
         try:
             function = module.get_function(expression)
         except cupy.cuda.compiler.CompileException as error:
@@ -60,7 +69,9 @@ def _argument(path: pathlib.Path, expression: str, position: int, value: Any, cu
         return np.uint64(0)  # a null pointer
     if type(value) is int and -(2**31) <= value < 2**31:
         return np.int32(value)
-    if isinstance(value, (bool, np.generic)):
+    if isinstance(value, bool):
+        return np.bool_(value)
+    if isinstance(value, np.generic):
         return value
     where = f"{path.name}: {expression}: argument {position}"
     if isinstance(value, cupy.ndarray):
@@ -72,5 +83,6 @@ def _argument(path: pathlib.Path, expression: str, position: int, value: Any, cu
     if type(value) is int:
         raise OverflowError(f"{where} is an int, and {value} does not fit")
     raise TypeError(
-        f"{where} is {value!r}; a kernel takes arrays, None, int and NumPy scalars: runtime.scalar(dtype, value) makes one"
+        f"{where} is {value!r}; a kernel takes arrays, None, int and NumPy scalars: "
+        "runtime.scalar(dtype, value) makes one"
     )

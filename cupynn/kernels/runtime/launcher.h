@@ -39,20 +39,15 @@ CUPYNN_NAME(int2)
 CUPYNN_NAME(int4)
 #undef CUPYNN_NAME
 
-struct CupynnSignature {  // "const float*,float*,int,"
-    char text[2048] = {};
-    template <typename T> void add(T*) {
-        static_assert(sizeof(T) <= 8, "a kernel's parameters are pointers and numbers");
-        strncat(text, cupynn_name<T>, sizeof text - strlen(text) - 2);
-        strcat(text, ",");
-    }
-    template <typename T> void add(T**) { add_pointer(cupynn_name<T>); }
-    template <typename T> void add(const T**) { add_pointer("const ", cupynn_name<T>); }
-    void add_pointer(const char* first, const char* second = "") {
-        strncat(text, first, sizeof text - strlen(text) - 4);
-        strncat(text, second, sizeof text - strlen(text) - 4);
-        strcat(text, "*,");
-    }
+template <typename T> struct CupynnParameter {
+    static_assert(sizeof(T) <= 8, "a kernel's parameters are pointers and numbers");
+    static constexpr const char *constness = "", *name = cupynn_name<T>, *star = ",";
+};
+template <typename T> struct CupynnParameter<T*> {
+    static constexpr const char *constness = "", *name = cupynn_name<T>, *star = "*,";
+};
+template <typename T> struct CupynnParameter<const T*> {
+    static constexpr const char *constness = "const ", *name = cupynn_name<T>, *star = "*,";
 };
 
 #ifdef CUPYNN_CHECKED
@@ -66,13 +61,12 @@ extern "C" int cupynn_check_run(const unsigned* grid, const unsigned* block, voi
 
 template <auto kernel> struct CupynnLauncher;
 template <typename... Parameters, void (*kernel)(Parameters...)> struct CupynnLauncher<kernel> {
-    static const char* signature() {
-        static CupynnSignature signature = [] {
-            CupynnSignature made;
-            (made.add(static_cast<Parameters*>(nullptr)), ...);
-            return made;
-        }();
-        return signature.text;
+    static const char* signature() {  // "const float*,float*,int,"
+        static char text[32 * (sizeof...(Parameters) + 1)];
+        text[0] = 0;
+        ((strcat(text, CupynnParameter<Parameters>::constness), strcat(text, CupynnParameter<Parameters>::name),
+          strcat(text, CupynnParameter<Parameters>::star)), ...);
+        return text;
     }
 
     template <typename T> static CUPYNN_UNWATCHED T slot(const CupynnLaunch* launch, size_t position) {

@@ -45,6 +45,12 @@ __global__ void reads_before(const float* x, float* y) { y[threadIdx.x] = x[int(
 __global__ void writes_past_end(const float* x, float* y, int n) { y[threadIdx.x + n] = x[threadIdx.x]; }
 __global__ void vector_past_end(const float4* x, float* y) { y[threadIdx.x] = x[threadIdx.x].w; }
 __global__ void strip_past_end(const float* x, float* y, int n) { Strip<float, 16>::load(x + n).store(y); }
+__global__ void memcpy_past_end(const float* x, float* y, int n) { memcpy(y, x + n, 4 * sizeof(float)); }
+__global__ void memset_past_end(const float* x, float* y, int n) { memset(y + n, 0, 4 * sizeof(float)); }
+struct Row { float values[5]; };  // wider than any register: the compiler copies a range
+__global__ void struct_past_end(const float* x, float* y, int n) {
+    reinterpret_cast<Row*>(y)[0] = reinterpret_cast<const Row*>(x + n)[0];
+}
 __global__ void writes_const(const float* x, float* y) { y[threadIdx.x] = const_cast<float*>(x)[threadIdx.x] = 1; }
 __global__ void null_pointer(const float* x, float* y) { y[threadIdx.x] = x[threadIdx.x]; }
 

@@ -13,6 +13,7 @@ import pytest
 from cupynn.kernels import runtime
 from cupynn.kernels.runtime import build, cpu
 
+FLAGS = ("-std=c++17", "-O1")
 ANSWER = 'extern "C" __attribute__((visibility("default"))) int answer() { return %d; }'
 
 
@@ -34,7 +35,7 @@ def compilations(monkeypatch):
 
 
 def library(number=42):
-    return build.library("answer", ANSWER % number, build.FLAGS)
+    return build.library("answer", ANSWER % number, FLAGS)
 
 
 def replace_with(path, data, loaded):
@@ -53,8 +54,9 @@ def test_built_once(cache, compilations):
 def test_the_key_covers_source_flags_compiler_and_processor(cache, compilations, monkeypatch):
     library()
     assert library(43).answer() == 43
-    build.library("answer", ANSWER % 42, (*build.FLAGS, "-DX"))
-    monkeypatch.setattr(build, "compiler_version", lambda: "another compiler")
+    build.library("answer", ANSWER % 42, (*FLAGS, "-DX"))
+    version = runtime.compiler_version() + " of another day"
+    monkeypatch.setattr(build, "compiler_version", lambda: version)
     library()
     monkeypatch.setattr(build, "_processor", lambda: "another processor")
     library()
@@ -65,9 +67,9 @@ def test_the_key_covers_headers(cache, compilations, tmp_path):
     text = '#include "number.cuh"\n' + ANSWER.replace("%d", "NUMBER")
     for number in (1, 2):
         (tmp_path / "number.cuh").write_text(f"#define NUMBER {number}\n")
-        build._header_text.cache_clear()
-        assert build.library("answer", text, build.FLAGS, tmp_path).answer() == number
-    build._header_text.cache_clear()
+        build.header_text.cache_clear()
+        assert build.library("answer", text, FLAGS, tmp_path).answer() == number
+    build.header_text.cache_clear()
     assert len(compilations) == 2
 
 
@@ -125,8 +127,9 @@ def test_processes_that_build_the_same_kernel_at_once(vocabulary, tmp_path):
     processes = [start(vocabulary, CUPYNN_CACHE_DIR=str(tmp_path)) for _ in range(4)]
     answers = [process.communicate() for process in processes]
     assert [process.returncode for process in processes] == [0] * 4, answers
-    (path,) = tmp_path.iterdir()
-    assert build._is_whole(path)
+    kernel, processor = sorted(tmp_path.iterdir(), reverse=True)
+    assert kernel.name.startswith("vocabulary-") and processor.name.startswith("processor-")
+    assert build._is_whole(kernel) and build._is_whole(processor)
 
 
 def test_a_folder_that_cannot_be_written(vocabulary, tmp_path):
@@ -157,7 +160,7 @@ def test_compile_errors_carry_the_compilers_message(cache, tmp_path):
     assert "wrong.cu:3:" in message and "undeclared" in message
     with pytest.raises(runtime.KernelCompileError, match="no_such_kernel"):
         runtime.launch(source, "no_such_kernel", 1, 1, ())
-    assert not list(cache.iterdir())
+    assert not [path for path in cache.iterdir() if path.name.startswith("wrong")]
 
 
 def test_a_source_that_changes_is_compiled_again_in_a_new_process(tmp_path, cache):

@@ -75,15 +75,21 @@ def test_a_block_reads_what_another_writes(faulty):
     assert "argument 1" in message and "is read and written" in message
 
 
+X, Y = "argument 0 (`const float*`, shape (8,))", "argument 1 (`float*`, shape (8,))"
+
+
 @pytest.mark.parametrize(
     "kernel, args, expected",
     [
-        ("reads_past_end", (3,), "reads 4 bytes outside argument 0 (`const float*`, shape (8,)): 0 elements past its end"),
-        ("reads_past_end", (1000,), "992 elements past its end"),
-        ("reads_before", (), "reads 4 bytes outside argument 0 (`const float*`, shape (8,)): 1 elements before its begin"),
-        ("writes_past_end", (8,), "writes 4 bytes outside argument 1 (`float*`, shape (8,))"),
-        ("strip_past_end", (2,), "reads 4 bytes outside argument 0 (`const float*`, shape (8,)): 0 elements past its end"),
-        ("writes_const", (), "writes to argument 0 (`const float*`, shape (8,)) at [0], which the kernel declares const"),
+        ("reads_past_end", (3,), f"reads 4 bytes outside {X}: 0 elements past its end"),
+        ("reads_past_end", (1000,), f"reads 4 bytes outside {X}: 992 elements past its end"),
+        ("reads_before", (), f"reads 4 bytes outside {X}: 1 elements before its begin"),
+        ("writes_past_end", (8,), f"writes 4 bytes outside {Y}: 0 elements past its end"),
+        ("strip_past_end", (2,), f"reads 4 bytes outside {X}: 0 elements past its end"),
+        ("memcpy_past_end", (6,), f"reads 16 bytes outside {X}: its last 8 bytes lie past its end"),
+        ("memset_past_end", (8,), f"writes 16 bytes outside {Y}: 0 elements past its end"),
+        ("struct_past_end", (5,), f"bytes outside {X}: "),
+        ("writes_const", (), f"writes to {X} at [0], which the kernel declares const"),
     ],
 )
 def test_out_of_bounds(faulty, kernel, args, expected):
@@ -96,6 +102,15 @@ def test_vector_load_past_end(faulty):
     x = numbers(7)  # one float4 and three quarters of one
     message = fault_of(faulty, "vector_past_end", 1, 2, (x, np.zeros(2, np.float32)))
     assert "outside argument 0 (`const float4*`, shape (7,)): 0 elements past its end" in message
+
+
+def test_a_write_that_the_compiler_does_not_announce(faulty, tmp_path):
+    """A builtin that is expanded after the instrumentation escapes the watch, but not the poison around arrays."""
+    source = tmp_path / "faulty.cu"
+    text = '#include "cupynn.cuh"\n__global__ void builtin(float* y, int n) { __builtin_memset(y + n, 0, 4); }\n'
+    source.write_text(text)
+    message = fault_of(source, "builtin", 1, 1, (np.zeros(8, np.float32), 8))
+    assert "outside argument 0 (`float*`, shape (8,))" in message
 
 
 def test_null_pointer(faulty):

@@ -36,7 +36,7 @@ def test_every_kind_of_argument(vocabulary, dtype, grid, block, with_b):
     args = (x, b if with_b else None, y, dtype(1.5), 1000, np.int64(2), True, np.uint32(3))
     runtime.launch(vocabulary, f"affine<{runtime.ctype(x)}>", grid, block, args, outputs=(y,))
     expected = 3 - (x[::2] * dtype(1.5) + (b if with_b else 0))
-    # One rounding of a fused product may differ from two, and 3 - value can cancel: absolute, in units of |values| < 16.
+    # A fused product rounds once, NumPy's twice, and 3 - value can cancel: absolute, relative to values below 16.
     np.testing.assert_allclose(y, expected, rtol=0, atol=16 * np.finfo(dtype).eps)
 
 
@@ -55,6 +55,24 @@ def test_barriers(vocabulary, threads):
     expected = np.roll(values, -rounds, axis=1)
     runtime.launch(vocabulary, "rotate", 3, threads, (values, rounds))
     np.testing.assert_array_equal(values, expected)
+
+
+def test_single_bytes_of_shared_memory(vocabulary):
+    out = np.empty(8, np.int32)
+    runtime.launch(vocabulary, "bytes_of_words", 1, 32, (out,), outputs=(out,))
+    np.testing.assert_array_equal(out, np.arange(32, dtype=np.uint8).view(np.int32))
+
+
+@pytest.mark.parametrize("n", [1, 20, 33, 64])
+def test_threads_that_have_ended_are_not_waited_for(vocabulary, n, either_mode):
+    """A GPU lets the others pass, and so does the bare kernel; the checker calls it what it is, a divergent barrier."""
+    out = np.zeros(n, np.int32)
+    if either_mode == "checked" and n < 64:
+        with pytest.raises(runtime.KernelCheckError, match=f"{64 - n} threads of the block ended without reaching"):
+            runtime.launch(vocabulary, "early_exit", 1, 64, (out, n))
+        return
+    runtime.launch(vocabulary, "early_exit", 1, 64, (out, n))
+    np.testing.assert_array_equal(out, np.full(n, n))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -121,7 +139,8 @@ def test_a_warp_in_step_by_syncwarp_alone(vocabulary):
     np.testing.assert_array_equal(out, x.sum(1))
 
 
-NAMES = {"int": np.int32, "unsigned": np.uint32, "unsigned long long": np.uint64, "float": np.float32, "double": np.float64}
+INTEGERS = {"int": np.int32, "unsigned": np.uint32, "unsigned long long": np.uint64}
+NAMES = {**INTEGERS, "float": np.float32, "double": np.float64}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -133,7 +152,7 @@ def test_atomics(vocabulary, name, grid, block):
     assert out[0] == x.sum() and out[1] in x
 
 
-@pytest.mark.parametrize("name", ["int", "unsigned", "unsigned long long"])
+@pytest.mark.parametrize("name", INTEGERS)
 @pytest.mark.parametrize("grid, block", [(1, 1), (16, 1)])
 def test_integer_atomics(vocabulary, name, grid, block, either_mode):
     if either_mode == "checked" and grid > 1:

@@ -67,15 +67,34 @@ def test_a_launch(cupy, vocabulary):
     args = (x, None, y, np.float32(2), 8, np.int64(1), False, np.uint32(3))
     runtime.launch(vocabulary, "affine<float>", 4, (32, 2), args, outputs=(y,))
     (module,) = cupy.modules
-    assert module.options["code"] == pathlib.Path(vocabulary).read_text()
+    assert module.options["code"].startswith(pathlib.Path(vocabulary).read_text())
     assert module.options["name_expressions"] == ("affine<float>",)
-    assert module.options["options"] == ("-std=c++17", f"-I{build.KERNELS}")
+    assert module.options["options"] == ("-std=c++17", f"-I{build.KERNELS}", f"-I{vocabulary.parent}")
     ((grid, block, given, shared),) = module.function.calls
     assert (grid, block, shared) == ((4, 1, 1), (32, 2, 1), 0)
     assert given[0] is x and given[2] is y
     kinds = [type(value) for value in (given[1], *given[3:])]
-    assert kinds == [np.uint64, np.float32, np.int32, np.int64, bool, np.uint32]  # a null pointer first
+    assert kinds == [np.uint64, np.float32, np.int32, np.int64, np.bool_, np.uint32]  # a null pointer first
     assert [*map(int, (given[1], *given[3:]))] == [0, 2, 8, 1, 0, 3]
+
+
+def test_a_changed_header_changes_what_cupy_caches(cupy, tmp_path):
+    """CuPy's own cache looks at the source only."""
+    source = tmp_path / "one.cu"
+    source.write_text('#include "one.cuh"\n')
+    for number in (1, 2):
+        (tmp_path / "one.cuh").write_text(f"__global__ void one(int* x) {{ x[0] = {number}; }}\n")
+        build.header_text.cache_clear()
+        gpu._functions.clear()
+        runtime.launch(source, "one", 1, 1, (FakeArray(np.zeros(1, np.int32)),))
+    build.header_text.cache_clear()
+    first, second = cupy.modules
+    assert first.options["code"] != second.options["code"]
+
+
+def test_an_empty_grid_does_nothing(cupy, vocabulary):
+    runtime.launch(vocabulary, "coordinates", (3, 0), 1, (FakeArray(np.zeros(6, np.int32)),))
+    assert not cupy.modules
 
 
 def test_compiled_once_and_large_shared_memory_is_asked_for(cupy, vocabulary):

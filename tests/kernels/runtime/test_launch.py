@@ -34,7 +34,7 @@ UNALIGNED = np.zeros(33, np.uint8)[1:].view(np.float32)
 @pytest.mark.parametrize(
     "position, value, error, message",
     [
-        (0, np.arange(8), TypeError, "argument 0 is `const float*`, so it takes a float32 array; got int64, shape (8,)"),
+        (0, np.arange(8.0), TypeError, "argument 0 is `const float*`, so it takes a float32 array; got float64"),
         (0, [1.0], TypeError, "argument 0 is `const float*`, so it takes a NumPy array or None; got list"),
         (0, np.float32(1), TypeError, "argument 0 is `const float*`, so it takes a NumPy array or None; got float32"),
         (0, np.zeros((8, 2), np.float32)[:, 0], ValueError, "argument 0 is `const float*`: wants a C-contiguous array"),
@@ -58,8 +58,15 @@ def test_wrong_arguments(vocabulary, position, value, error, message, mode):
 
 
 def test_wrong_number_of_arguments(vocabulary):
-    with pytest.raises(TypeError, match=r"affine<float>: takes 8 arguments \(const float\*, const float\*, .*\); got 7"):
+    with pytest.raises(TypeError, match=r"affine<float>: takes 8 arguments \(const float\*, .*\); got 7"):
         launch_affine(vocabulary, affine_arguments()[:-1])
+
+
+def test_a_parameter_of_unknown_type(tmp_path):
+    source = tmp_path / "unknown.cu"
+    source.write_text('#include "cupynn.cuh"\nstruct S {};\n__global__ void unknown(int n, const S* s) {}\n')
+    with pytest.raises(TypeError, match=r"unknown.cu: unknown: parameter 1 must be a number, or a pointer to numbers"):
+        runtime.launch(source, "unknown", 1, 1, (1, None))
 
 
 def test_read_only_arrays_may_be_read(vocabulary):
@@ -133,23 +140,27 @@ COUNT_THREADS = """
 import os, pathlib, sys
 import numpy as np
 from cupynn.kernels import runtime
-def launch(grid):
-    x = np.zeros((grid, 4))
-    runtime.launch(pathlib.Path(sys.argv[1]), "reverse_rows<double>", grid, 1, (x, x, 4), shared_bytes=32)
+def launch(grid, block=1):
+    x = np.random.default_rng(5).standard_normal((grid, 64))
+    y = np.empty_like(x)
+    args = (x, y, 64)
+    runtime.launch(pathlib.Path(sys.argv[1]), "reverse_rows<double>", grid, block, args, shared_bytes=512)
+    assert np.array_equal(y, x[:, ::-1])
     return len(os.listdir("/proc/self/task"))
 before = len(os.listdir("/proc/self/task"))
-print(launch(1) - before, launch(100) - before)
+print(launch(1) - before, launch(100) - before, launch(100, block=33) - before)
 """
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="counts threads in /proc")
 @pytest.mark.parametrize("threads", [1, 3])
 def test_blocks_spread_over_as_many_threads_as_asked(vocabulary, threads):
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": "1", "CUPYNN_KERNELS": "compiled"}
+    environment = {**os.environ, "CUPYNN_KERNELS": "compiled"}
+    environment |= {"OMP_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": "1"}
     command = [sys.executable, "-c", COUNT_THREADS, str(vocabulary)]
     answer = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.split()
     # One block wakes nobody; a hundred use threads - 1 helpers.
-    assert answer == ["0", str(threads - 1)]
+    assert answer == ["0", str(threads - 1), str(threads - 1)]
 
 
 def test_small_questions():

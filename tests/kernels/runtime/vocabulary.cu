@@ -42,6 +42,14 @@ __global__ void rotate(int* values, int rounds) {
     values[blockIdx.x * n + thread] = value;
 }
 
+// Each thread writes one byte, four threads a word; every fourth thread reads the word they made.
+__global__ void bytes_of_words(int* out) {
+    __shared__ unsigned bytes[32];
+    reinterpret_cast<unsigned char*>(bytes)[threadIdx.x] = threadIdx.x;
+    __syncthreads();
+    if (threadIdx.x % 4 == 0) out[threadIdx.x / 4] = bytes[threadIdx.x / 4];
+}
+
 // Threads beyond n leave at once; those that stay meet at a barrier.
 __global__ void early_exit(int* out, int n) {
     __shared__ int total;
