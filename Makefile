@@ -1,21 +1,42 @@
+# make demo   train, contract, prove, compare on handwritten digits; on a GPU where there is one
+# make test   lint and the whole test suite
+# Both make .venv and install what they need. Another Python: make demo PYTHON=python3.12
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: test lint clean
+.PHONY: demo test lint clean
+.DELETE_ON_ERROR:
 
-# One stamp per set of extras, remade when pyproject.toml changes.
-$(VENV)/installed-dev: pyproject.toml
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -e '.[dev,nvrtc]'
-	@touch $@
+demo: $(VENV)/installed-demo
+	$(BIN)/python -m cupynn demo
+
+test: $(VENV)/installed-dev lint
+	$(BIN)/python -m pytest -n auto
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-test: $(VENV)/installed-dev lint
-	$(BIN)/python -m pytest -n auto
-
 clean:
 	rm -rf $(VENV)
+
+$(VENV)/pyvenv.cfg:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || { \
+	  echo "cupynn needs Python 3.10 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1 | head -n 1)." \
+	    "Name another: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "$(PYTHON) has no venv module; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# One stamp per set of extras, remade when pyproject.toml changes.
+$(VENV)/installed-demo: EXTRAS := demo
+$(VENV)/installed-dev: EXTRAS := dev,nvrtc
+$(VENV)/installed-demo $(VENV)/installed-dev: pyproject.toml | $(VENV)/pyvenv.cfg
+	@# Tests compile for old GPUs with CUDA 12, whose CuPy wheel and CUDA 13's exclude each other.
+	@case $(EXTRAS) in *nvrtc*) $(BIN)/python -m pip uninstall -qq --yes cupy-cuda13x 2>/dev/null || true; esac
+	$(BIN)/python -m pip install --quiet -e '.[$(EXTRAS)]'
+	@# Then what makes CuPy run on this computer's GPU, where there is one.
+	@extra=$$($(BIN)/python cupynn/cli/cuda_extra.py); if [ -n "$$extra" ]; then \
+	  echo "NVIDIA GPU: installing cupynn[$$extra]"; $(BIN)/python -m pip install --quiet -e ".[$$extra]"; fi
+	@touch $@

@@ -1,7 +1,37 @@
-"""cupynn: hand-written CUDA kernels and a small autograd over NumPy and CuPy."""
+"""cupynn: hand-written CUDA kernels and a small autograd, for networks that train wide and ship compact.
 
-from cupynn.device import default_device, manual_seed, set_default_device, use_device
+import cupynn
+model = cupynn.models.create("smallnet", kernel_size=7, expand="ck", rate=4)
+...  # train it: cupynn.train.fit, or a loop of your own
+compact = cupynn.contract(model)
+cupynn.verify_contraction(model, compact, (3, 32, 32))
+"""
 
 __version__ = "0.1.0"
 
-__all__ = ["default_device", "manual_seed", "set_default_device", "use_device"]
+from cupynn import autograd, data, models, nn, ops, optim
+from cupynn.autograd import Tensor, no_grad, tensor
+from cupynn.device import default_device, manual_seed, set_default_device, use_device
+from cupynn.reparam import contract, expand, verify_contraction
+from cupynn.serialization import load, save
+
+__all__ = [
+    "Tensor",
+    "autograd",
+    "contract",
+    "data",
+    "default_device",
+    "expand",
+    "load",
+    "manual_seed",
+    "models",
+    "nn",
+    "no_grad",
+    "ops",
+    "optim",
+    "save",
+    "set_default_device",
+    "tensor",
+    "use_device",
+    "verify_contraction",
+]

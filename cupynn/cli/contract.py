@@ -1,0 +1,68 @@
+"""cupynn contract"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+from typing import Any
+
+import cupynn
+from cupynn import models
+from cupynn.cli.common import CommandError, expected, input_shape, load_network, table, weights_file
+from cupynn.nn import Module
+from cupynn.reparam.expansion import expanded_layers
+
+EPILOG = """\
+examples:
+  cupynn contract runs/ck                            writes runs/ck/compact.safetensors
+  cupynn contract net.safetensors --output small.safetensors
+
+Every expanded layer becomes the one plain layer that computes the same. Before anything is written, the logits of both
+networks on 8 random images are compared, the expanded one run layer after layer: the largest difference must be under
+1e-4 in float32 and, both networks cast to float64 before contraction, under 1e-10."""
+
+
+def add_to(subparsers: Any) -> None:
+    parser = subparsers.add_parser(
+        "contract",
+        help="turn a trained expanded network into the compact one, and prove it equal",
+        description="Contract a trained expanded network to the compact one it is equal to, and prove that.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("path", metavar="RUN_OR_FILE", help="run folder, or file of weights")
+    parser.add_argument("--output", metavar="FILE", help="default: compact.safetensors beside the weights")
+    parser.set_defaults(command=run)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    expanded = load_network(arguments.path)
+    if not any(expanded_layers(expanded)):
+        raise CommandError(f"{weights_file(arguments.path)} has no expanded layers: there is nothing to contract")
+    shape = input_shape(expanded)
+    with expected(ValueError):
+        compact, differences = contract_and_verify(expanded, shape)
+    output = arguments.output or weights_file(arguments.path).with_name("compact.safetensors")
+    with expected(OSError):
+        cupynn.save(compact, output)
+    rows = [["", "parameters", "MACs"]]
+    for name, model in {"expanded": expanded, "compact": compact}.items():
+        count = models.count(model, shape)
+        rows.append([name, f"{count.parameters:,}", f"{count.macs:,}"])
+    print(table(rows))
+    for dtype, difference in differences.items():
+        print(f"largest difference in logits, {dtype}: {difference:.1e}")
+    print(f"wrote {output}")
+
+
+def contract_and_verify(expanded: Module, shape: tuple[int, ...]) -> tuple[Module, dict[str, float]]:
+    """The compact network, and the largest difference in logits in float32 and float64.
+
+    Raises ValueError where a difference is above its bound.
+    """
+    compact = cupynn.contract(expanded)
+    in_double = copy.deepcopy(expanded).astype("float64")
+    pairs = {"float32": (expanded, compact), "float64": (in_double, cupynn.contract(in_double))}
+    return compact, {
+        dtype: cupynn.verify_contraction(*pair, input_shape=shape).absolute for dtype, pair in pairs.items()
+    }

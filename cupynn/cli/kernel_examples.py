@@ -1,0 +1,142 @@
+"""A small example of every kernel: run compiled and as reference, the two must agree."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from cupynn import device
+from cupynn.device import Array, to_numpy
+from cupynn.kernels import batch_norm, conv, cross_entropy, im2col, pool, runtime, sgd
+from cupynn.train.speed import median_seconds, wait_for
+
+# Sums of at most a few hundred float32 products of standard normal numbers: rounding stays below 1e-5 of the largest.
+TOLERANCE = 1e-4
+
+Normal = Callable[..., Array]  # standard normal numbers of a shape
+Example = Callable[[], list[Array]]  # forward and backward, on inputs made before
+
+
+def _normal_numbers() -> Normal:
+    numbers = np.random.default_rng(0)
+    return lambda *shape: device.asarray(numbers.standard_normal(shape).astype(np.float32))
+
+
+def _conv(normal: Normal) -> Example:
+    x, w, bias, grad = normal(8, 8, 16, 16), normal(16, 8, 5, 5), normal(16), normal(8, 16, 16, 16)
+    return lambda: [conv.forward(x, w, bias, padding=2), *conv.backward(grad, x, w, padding=2)]
+
+
+def _im2col(normal: Normal) -> Example:
+    x, columns, geometry = normal(8, 8, 16, 16), normal(8, 200, 256), ((5, 5), (1, 1), (2, 2), (1, 1))
+    return lambda: [im2col.im2col(x, *geometry), im2col.col2im(columns, x.shape, *geometry)]
+
+
+def _batch_norm(normal: Normal) -> Example:
+    x, gamma, beta, grad = normal(8, 16, 16, 16), normal(16), normal(16), normal(8, 16, 16, 16)
+
+    def run() -> list[Array]:
+        y, mean, variance, inv_std = batch_norm.forward_train(x, gamma, beta, 1e-5)
+        return [y, mean, variance, *batch_norm.backward_train(grad, x, y, gamma, mean, inv_std)]
+
+    return run
+
+
+def _pool(normal: Normal) -> Example:
+    x, grad, small_grad = normal(8, 8, 16, 16), normal(8, 8, 8, 8), normal(8, 8, 3, 3)
+
+    def run() -> list[Array]:
+        y, indices = pool.max_forward(x, 3, 2, 1)
+        average = pool.average_forward(x, 2), pool.average_backward(grad, x.shape, 2)
+        adaptive = pool.adaptive_average_forward(x, 3), pool.adaptive_average_backward(small_grad, x.shape)
+        return [y, pool.max_backward(grad, indices, x.shape, 3, 2, 1), *average, *adaptive]
+
+    return run
+
+
+def _cross_entropy(normal: Normal) -> Example:
+    logits, targets, grad = normal(128, 10), device.asarray(np.arange(128) % 10), normal()
+
+    def run() -> list[Array]:
+        loss, probabilities = cross_entropy.forward(logits, targets)
+        return [loss, cross_entropy.backward(grad, probabilities, targets)]
+
+    return run
+
+
+def _sgd(normal: Normal) -> Example:
+    start, grad = normal(10_000), normal(10_000)
+
+    def run() -> list[Array]:
+        parameter, velocity = start.copy(), start.copy()
+        sgd.step(parameter, grad, velocity, lr=0.1, momentum=0.9, weight_decay=5e-4, nesterov=True)
+        return [parameter, velocity]
+
+    return run
+
+
+EXAMPLES: dict[str, Callable[[Normal], Example]] = {
+    "batch_norm": _batch_norm,
+    "conv": _conv,
+    "cross_entropy": _cross_entropy,
+    "im2col": _im2col,
+    "pool": _pool,
+    "sgd": _sgd,
+}
+
+
+@dataclass(frozen=True)
+class KernelState:
+    """What `check` found. difference: the largest, relative to the largest number of the array; None where the kernel
+    did not run, and `fault` says why. first_seconds holds compiling, or reading from the cache."""
+
+    name: str
+    difference: float | None
+    first_seconds: float
+    seconds: float
+    reference_seconds: float
+    fault: str | None
+
+    @property
+    def right(self) -> bool:
+        return self.difference is not None and self.difference < TOLERANCE
+
+
+def check(name: str) -> KernelState:
+    """Run the example of kernel `name` in the mode in use, and as the reference."""
+    example = EXAMPLES[name](_normal_numbers())
+    like = device.asarray(0)
+    start = time.perf_counter()
+    try:
+        given = example()
+        wait_for(like)
+    except Exception as error:  # whatever it is, the user learns which kernel it was and goes on to the next
+        return KernelState(name, None, time.perf_counter() - start, 0, 0, str(error) or type(error).__name__)
+    first = time.perf_counter() - start
+    seconds = median_seconds(example, like, least=3, seconds=0.02)
+    with _references():
+        wanted = example()
+        reference_seconds = median_seconds(example, like, least=3, seconds=0.02)
+    difference = max(map(_difference, given, wanted))
+    return KernelState(name, difference, first, seconds, reference_seconds, None)
+
+
+def _difference(given: Array, wanted: Array) -> float:
+    given, wanted = to_numpy(given), to_numpy(wanted)
+    if given.shape != wanted.shape or not np.isfinite(given).all():
+        return float("inf")
+    return float(np.abs(given - wanted).max() / np.abs(wanted).max())
+
+
+@contextlib.contextmanager
+def _references() -> Iterator[None]:
+    before = runtime.mode()
+    runtime.set_mode("reference")
+    try:
+        yield
+    finally:
+        runtime.set_mode(before)

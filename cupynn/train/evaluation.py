@@ -1,0 +1,68 @@
+"""How good a network is on a data set."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from cupynn import ops
+from cupynn.autograd import Tensor, no_grad
+from cupynn.data import ArrayDataset, batches
+from cupynn.device import Array
+from cupynn.nn import Module
+
+
+@dataclass(frozen=True)
+class Score:
+    """Mean cross-entropy and the share of images (0..1) whose largest logit is their class's."""
+
+    loss: float
+    accuracy: float
+
+
+class RunningScore:
+    """Adds up losses and hits where the arrays are; `score` waits for the device only when it is asked."""
+
+    def __init__(self) -> None:
+        self.images = 0
+        self._loss = 0.0
+        self._hits = 0
+
+    def add(self, loss: Tensor, logits: Tensor, labels: Array) -> None:
+        """Count one batch: its mean loss, its logits (N, K), its labels (N,)."""
+        self.images += len(labels)
+        self._loss = self._loss + loss.data.astype("float64") * len(labels)
+        self._hits = self._hits + (logits.data.argmax(axis=1) == labels).sum()
+
+    def score(self) -> Score:
+        """Over all batches so far; NaN where there were none."""
+        if not self.images:
+            return Score(math.nan, math.nan)
+        return Score(float(self._loss) / self.images, int(self._hits) / self.images)
+
+
+def evaluate(model: Module, dataset: ArrayDataset, batch_size: int = 250) -> Score:
+    """Loss and accuracy over a whole set, in evaluation mode; the model is left in the mode it was in.
+
+    The model must be on the default device, where batches are made.
+    """
+    running = RunningScore()
+    with no_grad(), evaluation_mode(model):
+        for images, labels in batches(dataset, batch_size):
+            logits = model(Tensor(images))
+            running.add(ops.cross_entropy(logits, labels), logits, labels)
+    return running.score()
+
+
+@contextlib.contextmanager
+def evaluation_mode(model: Module) -> Iterator[None]:
+    """`model.eval()` inside a `with` block; behind it every module is in the mode it was in."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
