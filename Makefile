@@ -1,11 +1,11 @@
 # make demo   train, contract, prove, compare on handwritten digits; on a GPU where there is one
-# make test   lint and the whole test suite
+# make test   lint and the whole test suite; make test-modes runs it with references and under the checker
 # Both make .venv and install what they need. Another Python: make demo PYTHON=python3.12
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-modes lint clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/installed-demo
@@ -13,6 +13,11 @@ demo: $(VENV)/installed-demo
 
 test: $(VENV)/installed-dev lint
 	$(BIN)/python -m pytest -n auto
+
+# The same tests with the other two implementations of every kernel: references everywhere, the checker where kernels are.
+test-modes: $(VENV)/installed-dev
+	CUPYNN_KERNELS=reference $(BIN)/python -m pytest -n auto
+	CUPYNN_KERNELS=checked $(BIN)/python -m pytest -n auto tests/kernels tests/ops tests/nn tests/reparam
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
