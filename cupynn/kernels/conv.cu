@@ -113,7 +113,6 @@ __device__ void stage(const T* __restrict__ x, T* __restrict__ tile, const Tile&
 template <typename T, int LANES>
 __noinline__ __device__ void put_lanes(const T* __restrict__ lanes, T* __restrict__ to, int interleave, int step, int images,
                                        int columns, long long image_pitch, bool add) {
-  if (interleave == 1 && step == 1 && !add) return copy_part<T, LANES / 2>(to, lanes, columns);
   switch (interleave) {
 #define CASE(IMAGES) \
   case IMAGES: separate_lines<T, LANES, IMAGES>(lanes, to, image_pitch, images, step, columns, add); break;
@@ -130,6 +129,7 @@ __device__ void put(const Strip<T, LANES> strip, T* __restrict__ to, int interle
   if (columns == LANES && step == 1) return (add ? strip + Strip<T, LANES>::load(to) : strip).store(to);
   T lanes[LANES];
   strip.store(lanes);
+  if (interleave == 1 && step == 1 && !add) return copy_part<T, LANES / 2>(to, lanes, columns);
   put_lanes<T, LANES>(lanes, to, interleave, step, images, columns, image_pitch, add);
 }
 
@@ -195,8 +195,10 @@ __global__ void convolve(const T* __restrict__ x, const T* __restrict__ weights,
             const int offset = c * plane + taps[t].offset;
             Strip<T, LANES> v[STRIPS];
             CUPYNN_UNROLL for (int k = 0; k < STRIPS; k++) v[k] = Strip<T, LANES>::load(source[k] + offset);
-            CUPYNN_UNROLL for (int o = 0; o < CHANNELS; o++)
-              CUPYNN_UNROLL for (int k = 0; k < STRIPS; k++) sum[o][k] = fma(w[t * CHANNELS + o], v[k], sum[o][k]);
+            CUPYNN_UNROLL for (int o = 0; o < CHANNELS; o++) {
+              const Strip<T, LANES> weight = in_register(Strip<T, LANES>::broadcast(w[t * CHANNELS + o]));
+              CUPYNN_UNROLL for (int k = 0; k < STRIPS; k++) sum[o][k] = fma(weight, v[k], sum[o][k]);
+            }
           }
         const int first_channel = group * p.out_channels + channel0;
         CUPYNN_UNROLL for (int k = 0; k < STRIPS; k++) {

@@ -41,7 +41,7 @@ def instantiations(t: Target, name: str) -> list[str]:
     """Every kernel that a target launches for one scalar type."""
     return [
         f"pack<{name}>",
-        f"convolve<{name}, {t.lanes}, {t.strips}, {t.channels}>",
+        *(f"convolve<{name}, {t.lanes}, {strips}, {channels}>" for strips, channels in t.tiles),
         f"weight_gradient<{name}, {t.lanes}, {t.gradient_channels}, {t.gradient_taps}>",
         f"reduce<{name}>",
     ]
@@ -58,6 +58,7 @@ def _convolve(x: Array, w: Array, bias: Array | None, y: Array, g, which: str) -
     packed = xp.empty(index.shape, x.dtype)
     args = (w, index, packed, index.size)
     runtime.launch("conv", f"pack<{name}>", -(-index.size // 16384), t.threads, args, outputs=(packed,))
-    kernel = f"convolve<{name}, {t.lanes}, {t.strips}, {t.channels}>"
+    strips, channels = t.tile(g.c_group if which == "input" else g.o_group)
+    kernel = f"convolve<{name}, {t.lanes}, {strips}, {channels}>"
     grid, args = (plan.blocks, plan.chunks), (x, packed, bias, y, plan.data)
     runtime.launch("conv", kernel, grid, t.threads, args, plan.shared_bytes, outputs=(y,))

@@ -18,8 +18,7 @@ class Target(NamedTuple):
     """The constants of `conv.cu` that suit one processor."""
 
     lanes: int  # outputs per strip: one vector register on a CPU
-    strips: int  # strips and output channels that one thread of `convolve` keeps in registers
-    channels: int
+    tiles: tuple[tuple[int, int], ...]  # strips and output channels that one thread of `convolve` keeps in registers
     gradient_channels: int  # output channels and taps that one thread of `weight_gradient` keeps in registers
     gradient_taps: int
     threads: int  # per block
@@ -27,15 +26,19 @@ class Target(NamedTuple):
     task_bytes: int  # what a weight_gradient task rereads: part of the first-level cache on a CPU
     blocks: int  # partial sums of weight_gradient
 
+    def tile(self, out_channels: int) -> tuple[int, int]:
+        """The tile that pads this number of channels least; the first of equals."""
+        return min(self.tiles, key=lambda tile: -(-out_channels // tile[1]) * tile[1])
+
 
 def target(vector_bytes: int, itemsize: int, gpu: bool, threads: int) -> Target:
-    """The one table of tile constants. A CPU's accumulators fill 24 of 32, or 12 of 16, vector registers."""
+    """The one table of tile constants. Accumulators take up to 24 of a CPU's 32, or 10 of 16, vector registers."""
     lanes = vector_bytes // itemsize
     if gpu:
-        return Target(lanes, 1, 8, 4, 6, threads, 40 << 10, 40 << 10, 128)
+        return Target(lanes, ((1, 8),), 4, 6, threads, 40 << 10, 40 << 10, 128)
     if vector_bytes == 64:
-        return Target(lanes, 4, 4, 4, 6, threads, 384 << 10, 36 << 10, 16)
-    return Target(lanes, 2, 4, 2, 5, threads, 192 << 10, 24 << 10, 16)
+        return Target(lanes, ((2, 8), (4, 4)), 4, 6, threads, 384 << 10, 36 << 10, 16)
+    return Target(lanes, ((2, 4),), 2, 5, threads, 192 << 10, 24 << 10, 16)
 
 
 class Reading(NamedTuple):
@@ -114,6 +117,7 @@ def _interleave(r: Reading, lanes: int) -> int:
 def make_plan(r: Reading, t: Target, itemsize: int, gradient: bool, xp) -> Plan:
     """Choose bands, channels per chunk and image groups per stack so that a block's tiles fit into its memory."""
     side = _interleave(r, t.lanes)
+    tile_strips, tile_channels = t.tile(r.out_channels)
     all_shifts = [s for p in r.phases for s in p.shifts] or [(0, 0)]  # none: an image smaller than the stride
     low = [min(s[axis] for s in all_shifts) for axis in (0, 1)]
     high = [max(s[axis] for s in all_shifts) for axis in (0, 1)]
@@ -145,7 +149,7 @@ def make_plan(r: Reading, t: Target, itemsize: int, gradient: bool, xp) -> Plan:
     gradient_plane = band * lane_columns * itemsize
     in_chunk, out_chunk = max(1, min(r.in_channels, t.tile_bytes // input_plane)), r.out_channels
     # Image groups side by side until the strips of one row fill whole runs: a run then skips taps outside the image.
-    stack = t.strips // math.gcd(t.strips, strips_per_line)
+    stack = tile_strips // math.gcd(tile_strips, strips_per_line)
     stack = max(1, min(stack, t.tile_bytes // (in_chunk * input_plane), images // 8))
     blocks, chunks = -(-images // stack) * bands, r.groups
     shared = stack * in_chunk * input_plane
@@ -169,13 +173,13 @@ def make_plan(r: Reading, t: Target, itemsize: int, gradient: bool, xp) -> Plan:
     data = [r.images, channels_read, h, w, step_x, -low[0], -low[1], side, tile_rows(band), row_pitch, column_pitch]
     data += [r.images, channels_written, oh, ow, 1, 0, 0, side, band, lane_columns, lane_columns]
     data += [r.groups, r.in_channels, r.out_channels, oh, ow, step_y, *r.write_step, band, bands]
-    channel_tiles = -(-r.out_channels // t.channels)
-    weight_bytes = itemsize * channel_tiles * t.channels * r.in_channels * max(len(p.taps) for p in r.phases)
-    runs = -(-band * strips_per_line * stack // t.strips)
+    channel_tiles = -(-r.out_channels // tile_channels)
+    weight_bytes = itemsize * channel_tiles * tile_channels * r.in_channels * max(len(p.taps) for p in r.phases)
+    runs = -(-band * strips_per_line * stack // tile_strips)
     # What streams past the first-level cache: all weights for every run, or the whole tile for every channel tile.
     channels_inside = runs * weight_bytes < channel_tiles * shared
     data += [in_chunk, out_chunk, stack, channels_inside, len(r.phases)]
-    padded_channels = r.groups * channel_tiles * t.channels
+    padded_channels = r.groups * channel_tiles * tile_channels
     first_tap = first_weight = 0
     for p in r.phases:
         data += [*p.count, *p.first, first_tap, len(p.taps), first_weight]
@@ -196,10 +200,11 @@ def packing(r: Reading, t: Target, w_shape: tuple[int, ...], transposed: bool, x
     index = elements.reshape(r.groups, w_shape[0] // r.groups, w_shape[1], w_shape[2] * w_shape[3])
     if transposed:
         index = index.swapaxes(1, 2)
-    tiles = -(-r.out_channels // t.channels)
-    padded = np.full((r.groups, tiles * t.channels, *index.shape[2:]), -1, np.int32)
+    _, tile_channels = t.tile(r.out_channels)
+    tiles = -(-r.out_channels // tile_channels)
+    padded = np.full((r.groups, tiles * tile_channels, *index.shape[2:]), -1, np.int32)
     padded[:, : r.out_channels] = index
-    padded = padded.reshape(r.groups, tiles, t.channels, r.in_channels, -1).transpose(0, 1, 3, 4, 2)
+    padded = padded.reshape(r.groups, tiles, tile_channels, r.in_channels, -1).transpose(0, 1, 3, 4, 2)
     parts = [padded[:, :, :, list(p.taps)].ravel() for p in r.phases]
     return xp.asarray(np.concatenate(parts))
 
