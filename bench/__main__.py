@@ -8,7 +8,12 @@ import sys
 BENCHES = {
     "smallnet": "training steps of SmallNet-7, plain and expanded, beside PyTorch",
     "conv": "convolutions of SmallNet's and ResNet-20's shapes, beside their floor and PyTorch",
+    "whe": "WHE forward and backward, beside its floor, PyTorch and torch.compile",
+    "depthwise": "depthwise convolutions of MobileNet's kinds, beside their floor and PyTorch",
+    "cross_layer": "cross-layer depthwise convolution of 16 layers, beside its floor, PyTorch and torch.compile",
+    "seq_conv": "a SeqConv layer, plain and reduced, forward and backward, beside its floor and PyTorch",
     "kernels": "every other kernel beside its floor",
+    "do_conv": "DO-Conv by kernel composition, beside the authors' way in PyTorch",
 }
 
 
@@ -16,7 +21,7 @@ def main() -> int:
     if len(sys.argv) < 2 or sys.argv[1] not in BENCHES:
         print("python -m bench NAME [--help]\n")
         for name, what in BENCHES.items():
-            print(f"  {name:10} {what}")
+            print(f"  {name:11} {what}")
         return 0 if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help") else 2
     importlib.import_module(f"bench.{sys.argv[1]}").main(sys.argv[2:])
     return 0

@@ -1,7 +1,7 @@
 """Models on disk, as safetensors files: arrays under their state names, and in the metadata how to rebuild the model.
 
 The metadata holds text: `library` ("cupynn"), `version`, and for a model made by `models.create` its `name`, its
-`options` (JSON) and `contracted` ("true" or "false").
+`options` (JSON), `contracted` and `folded` ("true" or "false"): whether it was contracted, and batch norms folded.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ import cupynn
 from cupynn import models
 from cupynn.device import to_numpy
 from cupynn.nn import Module
+from cupynn.nn.contractible import undrawn
+from cupynn.reparam import contract
 
 
 def save(model: Module, path: str | os.PathLike) -> None:
@@ -35,6 +37,7 @@ def save(model: Module, path: str | os.PathLike) -> None:
             "name": made_by["name"],
             "options": json.dumps(made_by["options"]),
             "contracted": json.dumps(made_by["contracted"]),
+            "folded": json.dumps(made_by["folded"]),
         }
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -78,8 +81,10 @@ def load(path: str | os.PathLike) -> Module:
             "the arrays of cupynn.serialization.load_state to its load_state_dict"
         )
     try:
-        model = models.create(metadata["name"], **json.loads(metadata["options"]))
-        model.creation["contracted"] = json.loads(metadata["contracted"])
+        with undrawn():
+            model = models.create(metadata["name"], **json.loads(metadata["options"]))
+        if json.loads(metadata["contracted"]) or json.loads(metadata["folded"]):
+            model = contract(model, fold_batch_norm=json.loads(metadata["folded"]))
         dtype = np.result_type(*(array.dtype for array in state.values() if array.dtype.kind == "f"))
         model.astype(dtype).load_state_dict(state)
     except (KeyError, TypeError, ValueError) as error:

@@ -99,13 +99,25 @@ def _is_new(grad: Array, number: int, results: Any, grads: list, function: Funct
     if grad.base is not None or not grad.flags.owndata:
         return False
     for i, other in enumerate(results):
-        if i != number and other is not None and (other is grad or getattr(other, "base", None) is grad):
+        if i != number and other is not None and _overlap(grad, other):
             return False
     for kept in (grads, function.saved, vars(function).values()):
         for other in kept:
             if other is grad:
                 return False
     return True
+
+
+def _overlap(owner: Array, other: Array) -> bool:
+    """Whether another result may lie in the memory that an array owns.
+
+    `other.base` does not tell: a view made by NumPy's as_strided has some other object there, one of CuPy's has None.
+    """
+    if other is owner:
+        return True
+    if type(owner) is np.ndarray:
+        return getattr(other, "base", None) is not None and np.may_share_memory(owner, other)
+    return type(other) is type(owner) and xp_of(owner).may_share_memory(owner, other)
 
 
 def _deliver(source: Tensor | Record, position: int, grad: Array, owned: bool, arrived: dict[Record, list]) -> None:

@@ -80,7 +80,11 @@ class Function:
             setattr(self, name, value)
 
     def save(self, *arrays: Any) -> None:
-        """Keep arrays for `backward`, which finds them in `self.saved`. They are freed after it."""
+        """Keep arrays for `backward`, which finds them in `self.saved`. They are freed after it.
+
+        They are not copied: who writes to one between forward and backward, as an optimiser's step does to
+        parameters, gets the gradient at the new values.
+        """
         self.saved = arrays
 
     def forward(self, *inputs: Any) -> Any:

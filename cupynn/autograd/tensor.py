@@ -134,7 +134,8 @@ class Tensor:
         """Add d<self, grad>/d(leaf) to `.grad` of every leaf that requires grad.
 
         `grad` has this tensor's shape; a tensor of one element needs none (1). What the records saved is freed,
-        so that a second backward through them raises RuntimeError, unless `retain_graph`.
+        so that a second backward through them raises RuntimeError, unless `retain_graph`. Arrays that were written to
+        since the forward pass, parameters by an optimiser's step for one, give the gradient at their new values.
         """
         if not self._requires_grad:
             raise RuntimeError(
@@ -286,11 +287,11 @@ def tensor(data: Any, requires_grad: bool = False, dtype: Any = None) -> Tensor:
             first = first[0]
         if isinstance(first, (int, float, list, tuple)) and not isinstance(first, (bool, np.generic)):
             dtype = np.float32
-    array = device.asarray(data, dtype)
+    xp = device.default_xp()
+    array = xp.array(to_numpy(data) if xp is np else data, dtype=dtype, order="C")
     if array.dtype.kind not in "fiub":
         raise TypeError(f"tensor: data must be numbers, got {type(data).__name__} of dtype {array.dtype}")
-    shared = array is data or getattr(array, "base", None) is data
-    return Tensor(array.copy() if shared else array, requires_grad)
+    return Tensor(array, requires_grad)
 
 
 # Functions make tensors, and a tensor's operators call functions: the class has to be there first.

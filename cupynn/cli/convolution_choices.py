@@ -54,8 +54,8 @@ def measured(g: Geometry) -> list[dict[str, float]]:
     ]
     return [
         {
-            name: median_seconds(lambda call=call, method=method: call(method), x, least=3, seconds=0)
-            for name, method in conv.METHODS.items()
+            name: median_seconds(lambda call=call, name=name: call(conv.METHODS[name]), x, least=3, seconds=0)
+            for name in conv.methods(g, x)
         }
         for call in calls
     ]

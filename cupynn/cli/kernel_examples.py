@@ -11,7 +11,18 @@ import numpy as np
 
 from cupynn import device
 from cupynn.device import Array, to_numpy
-from cupynn.kernels import batch_norm, conv, cross_entropy, im2col, pool, runtime, sgd
+from cupynn.kernels import (
+    batch_norm,
+    conv,
+    cross_entropy,
+    cross_layer,
+    depthwise,
+    im2col,
+    pool,
+    runtime,
+    sgd,
+    whe,
+)
 from cupynn.train.speed import median_seconds, wait_for
 
 # Sums of at most a few hundred float32 products of standard normal numbers: rounding stays below 1e-5 of the largest.
@@ -79,13 +90,36 @@ def _sgd(normal: Normal) -> Example:
     return run
 
 
+def _depthwise(normal: Normal) -> Example:
+    x, w, bias, grad = normal(8, 16, 16, 16), normal(16, 1, 3, 3), normal(16), normal(8, 16, 16, 16)
+    return lambda: [depthwise.forward(x, w, bias, padding=1), *depthwise.backward(grad, x, w, padding=1)]
+
+
+def _cross_layer(normal: Normal) -> Example:
+    inputs, weight, grad = [normal(8, 16, 8, 8) for _ in range(6)], normal(6, 16), normal(8, 16, 8, 8)
+
+    def run() -> list[Array]:
+        slopes, shift = cross_layer.backward(grad, inputs, weight)
+        return [cross_layer.forward(inputs, weight), slopes, shift]
+
+    return run
+
+
+def _whe(normal: Normal) -> Example:
+    x, grad, weights = normal(4, 32, 8, 8), normal(4, 32, 8, 8), [normal(4, 8, 8) for _ in range(4)]
+    return lambda: [whe.forward(x, *weights), *whe.backward(grad, x, *weights)]
+
+
 EXAMPLES: dict[str, Callable[[Normal], Example]] = {
     "batch_norm": _batch_norm,
     "conv": _conv,
     "cross_entropy": _cross_entropy,
+    "cross_layer": _cross_layer,
+    "depthwise": _depthwise,
     "im2col": _im2col,
     "pool": _pool,
     "sgd": _sgd,
+    "whe": _whe,
 }
 
 

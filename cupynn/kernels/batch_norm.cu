@@ -3,7 +3,9 @@
 //   y = gamma * (x - mean) * inv_std + beta,  then max(y, 0)            mean, inv_std, gamma, beta: (C)
 //   dx = gamma * inv_std * (g - sum(g) / M - xhat * sum(g * xhat) / M)  g = grad * (y > 0), M = N * H * W
 //
-// x, y, grad, dx: (images, channels, plane), contiguous; plane = H * W, or 1 for (N, C). gamma, beta may be null.
+// x, y, grad, dx: (images, channels, plane); plane = H * W, or 1 for (N, C). Images are contiguous and lie x_pitch,
+// y_pitch, grad_pitch elements apart, so that an array may be some channels of a wider one; dx is contiguous as a
+// whole. gamma, beta may be null.
 //
 // Sums over a channel take two launches. First a block takes one channel of a few images, a chunk, and leaves its
 // result in (chunks, channels); then one thread per channel combines the chunks in their order. So two runs give the
@@ -51,17 +53,17 @@ struct Chunk {
 
     template <typename T> __device__ T count() const { return T(last - first) * T(plane); }
 
-    // body(lane, offset) for every element that this thread reduces.
+    // body(lane, image, offset in the image) for every element that this thread reduces.
     template <int LANES, typename Body> __device__ __forceinline__ void each(Body body) const {
         for (int n = first + threadIdx.y; n < last; n += blockDim.y) {
-            const long long row = ((long long)n * channels + channel) * plane;
+            const long long row = (long long)channel * plane;
             int i = threadIdx.x * LANES;
             for (; i + LANES <= plane; i += blockDim.x * LANES) {
                 STRIP_LOOP
-                for (int lane = 0; lane < LANES; lane++) body(lane, row + i + lane);
+                for (int lane = 0; lane < LANES; lane++) body(lane, n, row + i + lane);
             }
             STRIP_LOOP
-            for (int lane = 0; lane < plane - i; lane++) body(lane, row + i + lane);
+            for (int lane = 0; lane < plane - i; lane++) body(lane, n, row + i + lane);
         }
     }
 };
@@ -69,15 +71,15 @@ struct Chunk {
 // chunk_mean, chunk_squares (chunks, channels): a chunk's mean, and its sum of squared deviations from that mean.
 template <typename T, int LANES>
 __global__ void statistics(const T* __restrict__ x, T* __restrict__ chunk_mean, T* __restrict__ chunk_squares,
-                           int images, int channels, int plane, int images_per_chunk) {
+                           long long x_pitch, int images, int channels, int plane, int images_per_chunk) {
     const Chunk chunk(images, channels, plane, images_per_chunk);
     const T count = chunk.template count<T>();
     T sum[LANES] = {};
-    chunk.template each<LANES>([&](int lane, long long at) { sum[lane] += x[at]; });
+    chunk.template each<LANES>([&](int lane, int n, long long at) { sum[lane] += x[n * x_pitch + at]; });
     const T about = block_sum(sum) / count;
     T rest[LANES] = {}, squares[LANES] = {};
-    chunk.template each<LANES>([&](int lane, long long at) {
-        const T deviation = x[at] - about;
+    chunk.template each<LANES>([&](int lane, int n, long long at) {
+        const T deviation = x[n * x_pitch + at] - about;
         rest[lane] += deviation;
         squares[lane] += deviation * deviation;
     });
@@ -112,24 +114,32 @@ __global__ void combine_statistics(const T* __restrict__ chunk_mean, const T* __
     }
 }
 
+// From image n, channel c, to the plane that a thread of `normalise` and `gradient` takes next.
+__device__ __forceinline__ void step(int& n, int& c, int channels) {
+    c += blockDim.y;
+    if (c < channels) return;
+    n += c / channels;
+    c %= channels;
+}
+
 // y from the statistics. A block takes `planes_per_block` neighbouring planes.
 template <typename T, bool RELU>
 __global__ void normalise(const T* __restrict__ x, const T* __restrict__ mean, const T* __restrict__ inv_std,
-                          const T* __restrict__ gamma, const T* __restrict__ beta, T* __restrict__ y,
-                          long long planes, int channels, int plane, int planes_per_block) {
+                          const T* __restrict__ gamma, const T* __restrict__ beta, T* __restrict__ y, long long x_pitch,
+                          long long y_pitch, long long planes, int channels, int plane, int planes_per_block) {
     const long long first = (long long)blockIdx.x * planes_per_block;
     const long long last = first + planes_per_block < planes ? first + planes_per_block : planes;
-    int c = int((first + threadIdx.y) % channels);
+    int n = int((first + threadIdx.y) / channels), c = int((first + threadIdx.y) % channels);
     for (long long p = first + threadIdx.y; p < last; p += blockDim.y) {
         const T about = mean[c], scale = gamma ? gamma[c] * inv_std[c] : inv_std[c], shift = beta ? beta[c] : T(0);
-        const T* from = x + p * plane;
-        T* to = y + p * plane;
+        const T* from = x + n * x_pitch + (long long)c * plane;
+        T* to = y + n * y_pitch + (long long)c * plane;
         STRIP_LOOP
         for (int i = threadIdx.x; i < plane; i += blockDim.x) {
             const T value = (from[i] - about) * scale + shift;
             to[i] = RELU && value < T(0) ? T(0) : value;  // written so that a NaN stays one
         }
-        c = (c + blockDim.y) % channels;
+        step(n, c, channels);
     }
 }
 
@@ -137,14 +147,14 @@ __global__ void normalise(const T* __restrict__ x, const T* __restrict__ mean, c
 template <typename T, int LANES, bool RELU>
 __global__ void gradient_sums(const T* __restrict__ grad, const T* __restrict__ x, const T* __restrict__ y,
                               const T* __restrict__ mean, T* __restrict__ chunk_grad, T* __restrict__ chunk_product,
-                              int images, int channels, int plane, int images_per_chunk) {
+                              long long grad_pitch, long long x_pitch, long long y_pitch, int images, int channels, int plane, int images_per_chunk) {
     const Chunk chunk(images, channels, plane, images_per_chunk);
     const T about = mean[chunk.channel];
     T sum[LANES] = {}, product[LANES] = {};
-    chunk.template each<LANES>([&](int lane, long long at) {
-        const T g = RELU && !(y[at] > T(0)) ? T(0) : grad[at];
+    chunk.template each<LANES>([&](int lane, int n, long long at) {
+        const T g = RELU && !(y[n * y_pitch + at] > T(0)) ? T(0) : grad[n * grad_pitch + at];
         sum[lane] += g;
-        product[lane] += g * (x[at] - about);
+        product[lane] += g * (x[n * x_pitch + at] - about);
     });
     const T total = block_sum(sum), total_product = block_sum(product);
     if (threadIdx.x == 0 && threadIdx.y == 0) {
@@ -174,19 +184,22 @@ template <typename T, bool RELU, bool TRAINING>
 __global__ void gradient(const T* __restrict__ grad, const T* __restrict__ x, const T* __restrict__ y,
                          const T* __restrict__ mean, const T* __restrict__ inv_std, const T* __restrict__ gamma,
                          const T* __restrict__ dgamma, const T* __restrict__ dbeta, T* __restrict__ dx, T count,
-                         long long planes, int channels, int plane, int planes_per_block) {
+                         long long grad_pitch, long long x_pitch, long long y_pitch, long long planes, int channels, int plane, int planes_per_block) {
     const long long first = (long long)blockIdx.x * planes_per_block;
     const long long last = first + planes_per_block < planes ? first + planes_per_block : planes;
-    int c = int((first + threadIdx.y) % channels);
+    int n = int((first + threadIdx.y) / channels), c = int((first + threadIdx.y) % channels);
     for (long long p = first + threadIdx.y; p < last; p += blockDim.y) {
         const T scale = gamma ? gamma[c] * inv_std[c] : inv_std[c];
         const T about = mean[c], shift = dbeta[c] / count, slope = dgamma[c] * inv_std[c] / count;
-        const long long row = p * plane;
+        const long long channel = (long long)c * plane;
+        const T *grad_row = grad + n * grad_pitch + channel, *x_row = x + n * x_pitch + channel;
+        const T* y_row = y + n * y_pitch + channel;
+        T* dx_row = dx + p * plane;
         STRIP_LOOP
         for (int i = threadIdx.x; i < plane; i += blockDim.x) {
-            const T g = RELU && !(y[row + i] > T(0)) ? T(0) : grad[row + i];
-            dx[row + i] = TRAINING ? scale * (g - shift - (x[row + i] - about) * slope) : scale * g;
+            const T g = RELU && !(y_row[i] > T(0)) ? T(0) : grad_row[i];
+            dx_row[i] = TRAINING ? scale * (g - shift - (x_row[i] - about) * slope) : scale * g;
         }
-        c = (c + blockDim.y) % channels;
+        step(n, c, channels);
     }
 }

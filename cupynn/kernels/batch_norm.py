@@ -2,7 +2,8 @@
 
     y = gamma * (x - mean) / sqrt(variance + eps) + beta,   then max(y, 0) with relu=True
 
-x is (N, C) or (N, C, H, W); gamma, beta, mean, variance are (C,). Training normalises by the batch's own mean and
+x is (N, C) or (N, C, H, W); gamma, beta, mean, variance are (C,). x, y and gradients may be some channels of wider
+arrays, `wide[:, 3:5]`: they are read and written in place. Training normalises by the batch's own mean and
 biased variance; evaluation by the running ones. [Ioffe and Szegedy 2015, algorithm 1]
 """
 
@@ -15,6 +16,7 @@ import numpy as np
 
 from cupynn.device import Array, xp_of
 from cupynn.kernels import runtime
+from cupynn.kernels.images import span, whole, with_whole_images
 
 # Elements of one channel that a block reduces, elements that a block normalises, and lanes of a thread's strip.
 # On the CPU a chunk must stay in the first two caches, as it is read twice; on the GPU blocks must be many.
@@ -23,9 +25,9 @@ GPU = {"chunk": 4096, "elements": 2048, "lanes": 1}
 
 
 def forward_train(
-    x: Array, gamma: Array | None, beta: Array | None, eps: float, relu: bool = False
+    x: Array, gamma: Array | None, beta: Array | None, eps: float, relu: bool = False, out: Array | None = None
 ) -> tuple[Array, Array, Array, Array]:
-    """Normalise by the batch's statistics: (y, mean, variance, inv_std), the last three (C,).
+    """Normalise by the batch's statistics: (y, mean, variance, inv_std), the last three (C,). y is `out`, if given.
 
     `variance` is the biased one, sum((x - mean)**2) / M with M = N * H * W. A running average wants the unbiased one,
     variance * M / (M - 1).
@@ -33,22 +35,31 @@ def forward_train(
     Raises ValueError where M < 2 (the variance is not defined) and where a shape does not fit.
     """
     _check(x, gamma=gamma, beta=beta)
+    _check_out(out, x)
     count = _count(x)
     if count < 2:
         raise ValueError(
             f"batch_norm: training needs more than one value per channel, N * H * W > 1; x has shape {x.shape}"
         )
     if not runtime.compiled_for(x, gamma, beta):
-        return reference_forward_train(x, gamma, beta, eps, relu)
+        y, *rest = reference_forward_train(x, gamma, beta, eps, relu)
+        return _into(out, y), *rest
+    mean, variance, inv_std = statistics(x, eps)
+    x = with_whole_images(x)
+    return _normalise(x, mean, inv_std, gamma, beta, relu, _launch_of(x), out), mean, variance, inv_std
+
+
+def statistics(x: Array, eps: float) -> tuple[Array, Array, Array]:
+    """(mean, biased variance, 1 / sqrt(variance + eps)) of every channel of x, each (C,), by compiled kernels."""
     xp, t, launch = xp_of(x), runtime.ctype(x), _launch_of(x)
-    x = xp.ascontiguousarray(x)
+    x = with_whole_images(x)
     chunk_mean, chunk_squares = xp.empty((2, launch.chunks, x.shape[1]), x.dtype)
     runtime.launch(
         "batch_norm",
         f"statistics<{t}, {launch.lanes}>",
         (x.shape[1], launch.chunks),
         launch.block,
-        (x, chunk_mean, chunk_squares, *launch.chunk_sizes),
+        (span(x)[0], chunk_mean, chunk_squares, span(x)[1], *launch.chunk_sizes),
         outputs=(chunk_mean, chunk_squares),
     )
     mean, variance, inv_std = xp.empty((3, x.shape[1]), x.dtype)
@@ -59,7 +70,7 @@ def forward_train(
         (chunk_mean, chunk_squares, mean, variance, inv_std, runtime.scalar(x.dtype, eps), *launch.chunk_sizes),
         outputs=(mean, variance, inv_std),
     )
-    return _normalise(x, mean, inv_std, gamma, beta, relu, launch), mean, variance, inv_std
+    return mean, variance, inv_std
 
 
 def forward_eval(
@@ -70,13 +81,15 @@ def forward_eval(
     running_var: Array,
     eps: float,
     relu: bool = False,
+    out: Array | None = None,
 ) -> Array:
-    """Normalise by the running statistics: y, of x's shape."""
+    """Normalise by the running statistics: y, of x's shape; it is `out`, if given."""
     _check(x, gamma=gamma, beta=beta, running_mean=running_mean, running_var=running_var)
+    _check_out(out, x)
     if x.size == 0 or not runtime.compiled_for(x, gamma, beta, running_mean, running_var):
-        return reference_forward_eval(x, gamma, beta, running_mean, running_var, eps, relu)
-    x = xp_of(x).ascontiguousarray(x)
-    return _normalise(x, running_mean, _inv_std(running_var, eps), gamma, beta, relu, _launch_of(x))
+        return _into(out, reference_forward_eval(x, gamma, beta, running_mean, running_var, eps, relu))
+    x = with_whole_images(x)
+    return _normalise(x, running_mean, _inv_std(running_var, eps), gamma, beta, relu, _launch_of(x), out)
 
 
 def backward_train(
@@ -192,7 +205,8 @@ def _launch_of(x):
     plane, planes = math.prod(x.shape[2:]), images * channels
     threads = runtime.threads(like=x)
     across = min(threads, 1 << (plane - 1).bit_length())
-    images_per_chunk = min(images, max(1, table["chunk"] // plane))
+    # a grid has at most 65535 blocks along its second axis
+    images_per_chunk = min(images, max(1, table["chunk"] // plane, -(-images // 65535)))
     planes_per_block = max(1, table["elements"] // plane)
     return _Launch(
         table["lanes"],
@@ -205,52 +219,63 @@ def _launch_of(x):
     )
 
 
-def _normalise(x, mean, inv_std, gamma, beta, relu, launch):
+def _normalise(x, mean, inv_std, gamma, beta, relu, launch, out):
     xp = xp_of(x)
     mean, inv_std, gamma, beta = _contiguous(xp, mean, inv_std, gamma, beta)
-    y = xp.empty_like(x)
+    y = xp.empty(x.shape, x.dtype) if out is None else out
+    (x, x_pitch), (to, y_pitch) = span(x), span(y)
     runtime.launch(
         "batch_norm",
         f"normalise<{runtime.ctype(x)}, {_cpp(relu)}>",
         launch.blocks,
         launch.block,
-        (x, mean, inv_std, gamma, beta, y, *launch.plane_sizes),
-        outputs=(y,),
+        (x, mean, inv_std, gamma, beta, to, x_pitch, y_pitch, *launch.plane_sizes),
+        outputs=whole(y),
     )
     return y
 
 
 def _backward(grad, x, y, gamma, mean, inv_std, relu, training):
     xp, t, launch = xp_of(x), runtime.ctype(x), _launch_of(x)
-    grad, x, y, gamma, mean, inv_std = _contiguous(xp, grad, x, y if relu else None, gamma, mean, inv_std)
-    chunk_grad, chunk_product = xp.empty((2, launch.chunks, x.shape[1]), x.dtype)
+    gamma, mean, inv_std = _contiguous(xp, gamma, mean, inv_std)
+    dx = xp.empty(x.shape, x.dtype)
+    count = runtime.scalar(x.dtype, _count(x))
+    images = [None if image is None else with_whole_images(image) for image in (grad, x, y if relu else None)]
+    (grad, x, y), pitches = zip(*map(span, images), strict=True)
+    channels = dx.shape[1]
+    chunk_grad, chunk_product = xp.empty((2, launch.chunks, channels), x.dtype)
     runtime.launch(
         "batch_norm",
         f"gradient_sums<{t}, {launch.lanes}, {_cpp(relu)}>",
-        (x.shape[1], launch.chunks),
+        (channels, launch.chunks),
         launch.block,
-        (grad, x, y, mean, chunk_grad, chunk_product, *launch.chunk_sizes),
+        (grad, x, y, mean, chunk_grad, chunk_product, *pitches, *launch.chunk_sizes),
         outputs=(chunk_grad, chunk_product),
     )
-    dgamma, dbeta = xp.empty((2, x.shape[1]), x.dtype)
+    dgamma, dbeta = xp.empty((2, channels), x.dtype)
     runtime.launch(
         "batch_norm",
         f"combine_gradients<{t}>",
         *launch.per_channel,
-        (chunk_grad, chunk_product, inv_std, dgamma, dbeta, launch.chunks, x.shape[1]),
+        (chunk_grad, chunk_product, inv_std, dgamma, dbeta, launch.chunks, channels),
         outputs=(dgamma, dbeta),
     )
-    dx = xp.empty_like(x)
-    count = runtime.scalar(x.dtype, _count(x))
     runtime.launch(
         "batch_norm",
         f"gradient<{t}, {_cpp(relu)}, {_cpp(training)}>",
         launch.blocks,
         launch.block,
-        (grad, x, y, mean, inv_std, gamma, dgamma, dbeta, dx, count, *launch.plane_sizes),
+        (grad, x, y, mean, inv_std, gamma, dgamma, dbeta, dx, count, *pitches, *launch.plane_sizes),
         outputs=(dx,),
     )
     return dx, dgamma, dbeta
+
+
+def _into(out, y):
+    if out is None:
+        return y
+    out[...] = y
+    return out
 
 
 def _contiguous(xp, *arrays):
@@ -308,6 +333,17 @@ def _check(x, **per_channel):
             )
         if values.dtype != x.dtype:
             raise TypeError(f"batch_norm: {name} must be {x.dtype} as x is; it is {values.dtype}")
+
+
+def _check_out(out, x):
+    if out is None:
+        return
+    if out.shape != x.shape or out.dtype != x.dtype:
+        raise ValueError(
+            f"batch_norm: out must be {x.dtype} of x's shape {x.shape}; got {out.dtype} of shape {out.shape}"
+        )
+    if with_whole_images(out) is not out:
+        raise ValueError(f"batch_norm: the images of out must be contiguous; its strides are {out.strides}")
 
 
 def _check_grad(grad, x, y, relu):

@@ -4,7 +4,8 @@
 //   gradient to input   dx[n,c,y,x] = sum_{o,i,j} g[n,o,(y+pad-i*d)/s,(x+pad-j*d)/s] w[o,c,i,j]   where s divides
 //   gradient to weight  dw[o,c,i,j] = sum_{n,p,q} g[n,o,p,q] x[n,c,p*s+i*d-pad,q*s+j*d-pad]
 //
-// Arrays are (N, C, H, W), weights (O, C/groups, KH, KW), all contiguous.
+// Arrays are (N, C, H, W), weights (O, C/groups, KH, KW), contiguous but for images: these lie `x_pitch`, `y_pitch` or
+// `grad_pitch` elements apart, so that an array may be some channels of a wider one.
 //
 // The first two are one kernel, `convolve`. Pixels of dx whose coordinates have the same remainder modulo s form a
 // *phase*; within a phase dx is an ordinary convolution of g at stride 1, by those taps (i, j) that s divides. A forward
@@ -45,6 +46,7 @@ struct Plan {
   int in_chunk, out_chunk;               // channels staged at once
   int stack;                             // image groups staged at once
   int channels_inside;                   // convolve: whether a run of strips meets all channel tiles in turn
+  int elements;                          // of a kernel
   int phases;
 };
 
@@ -57,6 +59,7 @@ struct Phase {
 
 struct Tap {
   int offset, row;  // into the tile; the row alone
+  int element;      // of the kernel
 };
 
 __device__ const Phase* phases_of(const Plan& plan) { return (const Phase*)(&plan + 1); }
@@ -64,21 +67,34 @@ __device__ const Tap* taps_of(const Plan& plan) { return (const Tap*)(phases_of(
 
 __device__ bool outside(int a, int low, int end) { return a < low || a >= end; }
 
-// packed[k] = w[index[k]], or 0 where the index is -1.
-template <typename T>
-__global__ void pack(const T* __restrict__ w, const int* __restrict__ index, T* __restrict__ packed, int count) {
-  for (int k = blockIdx.x * blockDim.x + threadIdx.x; k < count; k += gridDim.x * blockDim.x)
-    packed[k] = index[k] < 0 ? T(0) : w[index[k]];
+// The weights as `convolve` reads them, zeros for channels that fill up the last tile. w is (groups out_channels,
+// in_channels, elements), or for the gradient to the input (groups in_channels, out_channels, elements).
+// One block: one channel tile of one group. Grid (channel tiles, groups).
+template <typename T, int CHANNELS>
+__global__ void pack(const T* __restrict__ w, T* __restrict__ packed, const int* __restrict__ plan, int transposed) {
+  const Plan& p = *(const Plan*)plan;
+  const int out0 = blockIdx.x * CHANNELS, group = blockIdx.y;
+  const int channels = at_most(CHANNELS, p.out_channels - out0);
+  const long long out_pitch = transposed ? 1 : p.in_channels, in_pitch = transposed ? p.out_channels : 1;
+  const T* from = w + (long long)group * p.out_channels * p.in_channels * p.elements + out0 * out_pitch * p.elements;
+  for (int f = 0; f < p.phases; f++) {
+    const Phase& phase = phases_of(p)[f];
+    T* to = packed + phase.first_weight + (long long)(group * gridDim.x + blockIdx.x) * p.in_channels * phase.taps * CHANNELS;
+    for (int k = threadIdx.x; k < p.in_channels * phase.taps; k += blockDim.x) {
+      const T* element = from + k / phase.taps * in_pitch * p.elements + taps_of(p)[phase.first_tap + k % phase.taps].element;
+      CUPYNN_UNROLL for (int o = 0; o < CHANNELS; o++)
+        to[k * CHANNELS + o] = o < channels ? element[o * out_pitch * p.elements] : T(0);
+    }
+  }
 }
 
 // Stage channels [channel0, channel0 + channels) of `interleave` images, from row `row0` of the padded image on; zeros
 // where the image ends, and from channel `channel_end` on. Threads share the rows in teams of up to 32 neighbours.
 template <typename T, int LANES>
-__device__ void stage(const T* __restrict__ x, T* __restrict__ tile, const Tile& t, int image0, int channel0,
-                      int channels, int channel_end, int row0) {
+__device__ void stage(const T* __restrict__ x, long long image_pitch, T* __restrict__ tile, const Tile& t, int image0,
+                      int channel0, int channels, int channel_end, int row0) {
   const int team = at_most(blockDim.x, 32), member = threadIdx.x % team, teams = blockDim.x / team;
   const int remainders = t.row_pitch / t.column_pitch, columns = t.column_pitch / t.interleave;
-  const long long image_pitch = (long long)t.channels * t.height * t.width;
   for (int remainder = 0; remainder < remainders; remainder++) {
     const int first = remainder - t.pad_x;
     // columns [low, high) lie inside the image
@@ -134,17 +150,18 @@ __device__ void put(const Strip<T, LANES> strip, T* __restrict__ to, int interle
 }
 
 // One block: the rows of one band of `stack` image groups, all channels of one group, all phases.
-// Grid (stacks of image groups x bands, groups).
+// Grid (stacks of image groups x bands, groups). `accumulate`: y is added to.
 template <typename T, int LANES, int STRIPS, int CHANNELS>
 __global__ void convolve(const T* __restrict__ x, const T* __restrict__ weights, const T* __restrict__ bias,
-                         T* __restrict__ y, const int* __restrict__ plan) {
+                         T* __restrict__ y, const int* __restrict__ plan, long long x_pitch, long long y_pitch,
+                         bool accumulate) {
   extern __shared__ unsigned char shared_memory[];
   T* tile = register_pointer((T*)shared_memory);
   const Plan& p = *(const Plan*)plan;
   const int image0 = blockIdx.x / p.bands * p.stack * p.input.interleave, row0 = blockIdx.x % p.bands * p.band;
   const int group = blockIdx.y, plane = p.input.rows * p.input.row_pitch;
   const int channel_tiles = divide_up(p.out_channels, CHANNELS);
-  const long long channels_out = p.groups * p.out_channels, plane_out = (long long)p.out_height * p.out_width;
+  const long long plane_out = (long long)p.out_height * p.out_width;
   int interleave_bits = 0;  // interleave is a power of two
   while (1 << interleave_bits < p.input.interleave) interleave_bits++;
 
@@ -152,8 +169,8 @@ __global__ void convolve(const T* __restrict__ x, const T* __restrict__ weights,
     const int channels = at_most(p.in_chunk, p.in_channels - chunk0), first = group * p.in_channels;
     if (chunk0 > 0) __syncthreads();
     for (int m = 0; m < p.stack; m++)
-      stage<T, LANES>(x, tile + m * channels * plane, p.input, image0 + m * p.input.interleave, first + chunk0, channels,
-                      first + p.in_channels, row0 * p.step_y);
+      stage<T, LANES>(x, x_pitch, tile + m * channels * plane, p.input, image0 + m * p.input.interleave, first + chunk0,
+                      channels, first + p.in_channels, row0 * p.step_y);
     __syncthreads();
     for (int f = 0; f < p.phases; f++) {
       const Phase& phase = phases_of(p)[f];
@@ -207,13 +224,13 @@ __global__ void convolve(const T* __restrict__ x, const T* __restrict__ weights,
           const int images = at_most(p.input.interleave, p.input.images - image);
           if (images <= 0) continue;  // the last stack may be short
           const int first_column = column[k] >> interleave_bits;
-          T* to = y + ((image * channels_out + first_channel) * p.out_height + phase.first_y + line) * p.out_width +
-                  phase.first_x + first_column * p.write_step_x;
+          T* to = y + image * y_pitch + first_channel * plane_out + (phase.first_y + line) * p.out_width + phase.first_x +
+                  first_column * p.write_step_x;
           const int columns = at_most(LANES >> interleave_bits, phase.columns - first_column);
           CUPYNN_UNROLL for (int o = 0; o < CHANNELS; o++)
             if (channel0 + o < p.out_channels)
               put(sum[o][k], to + o * plane_out, p.input.interleave, p.write_step_x, images, columns,
-                  channels_out * plane_out, chunk0 > 0);
+                  y_pitch, accumulate || chunk0 > 0);
         }
       }
     }
@@ -268,7 +285,7 @@ __device__ void correlate_taps(int number, Rest... rest) {
 // blocks up, in their order. Grid (blocks, groups x input chunks x output chunks).
 template <typename T, int LANES, int CHANNELS, int TAPS>
 __global__ void weight_gradient(const T* __restrict__ x, const T* __restrict__ grad, T* __restrict__ partial,
-                                const int* __restrict__ plan) {
+                                const int* __restrict__ plan, long long x_pitch, long long grad_pitch) {
   extern __shared__ unsigned char shared_memory[];
   const Plan& p = *(const Plan*)plan;
   const Tap* taps = taps_of(p);
@@ -296,10 +313,10 @@ __global__ void weight_gradient(const T* __restrict__ x, const T* __restrict__ g
     if (add) __syncthreads();
     for (int m = 0; m < count; m++) {
       const int image0 = (unit + m) / p.bands * p.input.interleave, row0 = (unit + m) % p.bands * p.band;
-      stage<T, LANES>(x, input + m * input_pitch, p.input, image0, group * p.in_channels + in0, ins,
-            (group + 1) * p.in_channels, row0 * p.step_y);
-      stage<T, LANES>(grad, gradient + m * gradient_pitch, p.gradient, image0, group * p.out_channels + out0,
-            channel_tiles * CHANNELS, (group + 1) * p.out_channels, row0);
+      stage<T, LANES>(x, x_pitch, input + m * input_pitch, p.input, image0, group * p.in_channels + in0, ins,
+                      (group + 1) * p.in_channels, row0 * p.step_y);
+      stage<T, LANES>(grad, grad_pitch, gradient + m * gradient_pitch, p.gradient, image0, group * p.out_channels + out0,
+                      channel_tiles * CHANNELS, (group + 1) * p.out_channels, row0);
     }
     __syncthreads();
     for (int task = threadIdx.x; task < channel_tiles * ins * tap_tiles; task += blockDim.x) {

@@ -11,6 +11,7 @@ product). `method` picks one by shape; with CUPYNN_TUNE=1 both are timed once pe
 
 from __future__ import annotations
 
+import operator
 import os
 import time
 from collections.abc import Callable
@@ -18,9 +19,10 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from cupynn.device import Array, xp_of
-from cupynn.kernels import conv_columns, conv_direct, runtime
+from cupynn.kernels import conv_columns, conv_depthwise, conv_direct, runtime
 from cupynn.kernels.conv_plan import target
 from cupynn.kernels.im2col import Pair, output_size, reference_col2im, reference_im2col
+from cupynn.kernels.images import with_whole_images
 
 
 class Geometry(NamedTuple):
@@ -58,8 +60,11 @@ class Geometry(NamedTuple):
 
 
 def _pair(name: str, value, least: int) -> Pair:
-    pair = (value, value) if isinstance(value, int) else tuple(value)
-    if len(pair) != 2 or not all(isinstance(v, int) and v >= least for v in pair):
+    try:
+        pair = tuple(map(operator.index, value)) if isinstance(value, (tuple, list)) else (operator.index(value),) * 2
+    except TypeError:
+        pair = ()
+    if len(pair) != 2 or min(pair) < least:
         raise ValueError(f"conv2d: {name} must be an integer >= {least} or a pair of them; got {value!r}")
     return pair
 
@@ -73,7 +78,9 @@ def geometry(x_shape, w_shape, stride=1, padding=0, dilation=1, groups=1) -> Geo
     stride, padding = _pair("stride", stride, 1), _pair("padding", padding, 0)
     dilation = _pair("dilation", dilation, 1)
     (n, c, h, w), (o, c_group, kh, kw) = x_shape, w_shape
-    if groups < 1 or o % groups:
+    if not isinstance(groups, int) or groups < 1:
+        raise ValueError(f"conv2d: groups must be a positive integer; got {groups!r}")
+    if o % groups:
         raise ValueError(f"conv2d: weight has {o} output channels, which groups={groups} does not divide")
     if c != c_group * groups:
         raise ValueError(
@@ -92,34 +99,54 @@ def geometry(x_shape, w_shape, stride=1, padding=0, dilation=1, groups=1) -> Geo
     return Geometry(n, c, h, w, o, (kh, kw), stride, padding, dilation, groups, oh, ow)
 
 
-def forward(x: Array, w: Array, bias: Array | None = None, stride=1, padding=0, dilation=1, groups=1) -> Array:
-    """The convolution of x with w; see the top of this file."""
+def forward(
+    x: Array, w: Array, bias: Array | None = None, stride=1, padding=0, dilation=1, groups=1, out: Array | None = None
+) -> Array:
+    """The convolution of x with w; see the top of this file.
+
+    It is written to `out` if there is one. x and `out` may be some channels of wider arrays: they are not copied.
+    """
     g = geometry(x.shape, w.shape, stride, padding, dilation, groups)
     _check(x, w, bias, g)
+    _check_target("out", out, g.output_shape, x)
     if not g.n or not runtime.compiled_for(x, w, bias):
-        return reference_forward(x, w, bias, stride, padding, dilation, groups)
-    contiguous = xp_of(x).ascontiguousarray
-    x, w = contiguous(x), contiguous(w)
-    return _run("forward", g, x, lambda method: method.forward(x, w, bias, g))
+        y = reference_forward(x, w, bias, stride, padding, dilation, groups)
+        return y if out is None else _assign(out, y)
+    x, w = with_whole_images(x), xp_of(x).ascontiguousarray(w)
+    return _run("forward", g, x, lambda method, out: method.forward(x, w, bias, g, out), out)
 
 
-def backward(grad: Array, x: Array, w: Array, stride=1, padding=0, dilation=1, groups=1, needs=(True, True, True)):
-    """Gradients to x, w and bias of sum(grad * y); None where `needs` says it is not needed."""
+def backward(
+    grad: Array,
+    x: Array,
+    w: Array,
+    stride=1,
+    padding=0,
+    dilation=1,
+    groups=1,
+    needs=(True, True, True),
+    add_to: Array | None = None,
+):
+    """Gradients to x, w and bias of sum(grad * y); None where `needs` says it is not needed.
+
+    The gradient to x is added to `add_to` if there is one. grad, x and `add_to` may be some channels of wider arrays.
+    """
     g = geometry(x.shape, w.shape, stride, padding, dilation, groups)
     _check(x, w, None, g)
     if grad.shape != g.output_shape or grad.dtype != x.dtype:
         raise ValueError(
             f"conv2d backward: grad must be {x.dtype} of shape {g.output_shape}; got {grad.dtype} of shape {grad.shape}"
         )
+    _check_target("add_to", add_to, x.shape, x)
     if not g.n or not runtime.compiled_for(grad, x, w):
-        return reference_backward(grad, x, w, stride, padding, dilation, groups, needs)
-    contiguous = xp_of(x).ascontiguousarray
-    grad, x, w = contiguous(grad), contiguous(x), contiguous(w)
+        dx, dw, dbias = reference_backward(grad, x, w, stride, padding, dilation, groups, needs)
+        return dx if add_to is None or dx is None else _assign(add_to, add_to + dx), dw, dbias
+    grad, x, w = with_whole_images(grad), with_whole_images(x), xp_of(x).ascontiguousarray(w)
     dx = dw = dbias = None
     if needs[0]:
-        dx = _run("input gradient", g, x, lambda method: method.input_gradient(grad, w, g))
+        dx = _run("input gradient", g, x, lambda method, add_to: method.input_gradient(grad, w, g, add_to), add_to)
     if needs[1]:
-        dw = _run("weight gradient", g, x, lambda method: method.weight_gradient(grad, x, w, g))
+        dw = _run("weight gradient", g, x, lambda method, _: method.weight_gradient(grad, x, w, g))
         if isinstance(dw, tuple):
             dw, dbias = dw
     if not needs[2]:
@@ -129,13 +156,15 @@ def backward(grad: Array, x: Array, w: Array, stride=1, padding=0, dilation=1, g
     return dx, dw, dbias
 
 
-METHODS = {"direct": conv_direct, "im2col": conv_columns}
+METHODS = {"direct": conv_direct, "im2col": conv_columns, "depthwise": conv_depthwise}
 choices: dict[tuple[str, Geometry, str], str] = {}
 """Which method each pass of each shape has used in this process: (pass, geometry, dtype) -> name."""
 
 
 def method(g: Geometry, gpu: bool = False) -> str:
-    """The name of the method that geometry `g` uses where nothing is measured."""
+    """The name of the method that geometry `g` uses where nothing is measured and its tiles fit."""
+    if g.c_group == 1 and g.groups > 1:
+        return "depthwise"
     if g.o_group < 8 and not g.pointwise:
         return "direct"  # too little to multiply for the columns to be worth writing
     if gpu:
@@ -145,17 +174,29 @@ def method(g: Geometry, gpu: bool = False) -> str:
     return "im2col" if g.kernel == (1, 1) or weights > 8 * g.n * g.o * g.oh * g.ow else "direct"
 
 
-def _run(which: str, g: Geometry, x: Array, compute: Callable) -> Any:
-    """compute(method) by the method chosen for this pass and shape."""
+def methods(g: Geometry, x: Array) -> list[str]:
+    """The names of the methods that can compute geometry `g` on the device of x."""
+    names = ["im2col"]
+    if conv_direct.fits(g, x):
+        names.append("direct")
+    if g.c_group == 1 and g.groups > 1 and conv_depthwise.fits(g, x):
+        names.append("depthwise")
+    return names
+
+
+def _run(which: str, g: Geometry, x: Array, compute: Callable, target: Array | None = None) -> Any:
+    """compute(method, target) by the method chosen for this pass and shape; while methods are timed, without target."""
     key = which, g, x.dtype.char
     name = choices.get(key)
     if name is None:
+        possible = methods(g, x)
         if os.environ.get("CUPYNN_TUNE") == "1":
-            name = min(METHODS, key=lambda name: _seconds(lambda: compute(METHODS[name]), x))
+            name = min(possible, key=lambda name: _seconds(lambda: compute(METHODS[name], None), x))
         else:
             name = method(g, runtime.is_gpu(x))
+            name = name if name in possible else "im2col"
         choices[key] = name
-    return compute(METHODS[name])
+    return compute(METHODS[name], target)
 
 
 def _seconds(call: Callable, x: Array) -> float:
@@ -168,6 +209,21 @@ def _seconds(call: Callable, x: Array) -> float:
             xp_of(x).cuda.Device().synchronize()
         times.append(time.perf_counter() - start)
     return min(times[1:])
+
+
+def _assign(to: Array, values: Array) -> Array:
+    to[...] = values
+    return to
+
+
+def _check_target(name: str, array: Array | None, shape: tuple[int, ...], x: Array) -> None:
+    """Raise ValueError unless a result of this shape can be written to `array`, if there is one."""
+    if array is None:
+        return
+    if array.shape != shape or array.dtype != x.dtype:
+        raise ValueError(f"conv2d: {name} must be {x.dtype} of shape {shape}; got {array.dtype} of shape {array.shape}")
+    if with_whole_images(array) is not array:
+        raise ValueError(f"conv2d: the images of {name} must be contiguous; its strides are {array.strides}")
 
 
 def _check(x: Array, w: Array, bias: Array | None, g: Geometry) -> None:

@@ -18,34 +18,42 @@ from cupynn.kernels.im2col import col2im, im2col
 TILE_BYTES = {"cpu": 1 << 20, "gpu": 256 << 20}  # columns held at once
 
 
-def forward(x: Array, w: Array, bias: Array | None, g) -> Array:
-    """y (N, O, OH, OW) of geometry `g`."""
-    xp = xp_of(x)
-    y = xp.empty((g.n, g.groups, g.o_group, g.oh * g.ow), x.dtype)
+def forward(x: Array, w: Array, bias: Array | None, g, out: Array | None = None) -> Array:
+    """y (N, O, OH, OW) of geometry `g`, written to `out`, of whole images, if there is one."""
+    out = xp_of(x).empty(g.output_shape, x.dtype) if out is None else out
+    y = out.reshape(g.n, g.groups, g.o_group, g.oh * g.ow)  # a view: images are whole
     weights = w.reshape(g.groups, g.o_group, -1)
     for images, row0, rows in _tiles(g, x):
-        out = y[images, :, :, row0 * g.ow : (row0 + rows) * g.ow]
-        out[...] = weights @ _columns(x[images], g, row0, rows)
+        part = y[images, :, :, row0 * g.ow : (row0 + rows) * g.ow]
+        part[...] = weights @ _columns(x[images], g, row0, rows)
         if bias is not None:
-            out += bias.reshape(g.groups, g.o_group, 1)
-    return y.reshape(g.output_shape)
+            part += bias.reshape(g.groups, g.o_group, 1)
+    return out
 
 
-def input_gradient(grad: Array, w: Array, g) -> Array:
-    """dx (N, C, H, W) of geometry `g`."""
+def input_gradient(grad: Array, w: Array, g, add_to: Array | None = None) -> Array:
+    """dx (N, C, H, W) of geometry `g`, added to `add_to`, of whole images, if there is one."""
     xp = xp_of(grad)
     shape = (g.n, g.c, g.h, g.w)
     transposed = w.reshape(g.groups, g.o_group, -1).swapaxes(1, 2)
     rows_of_grad = grad.reshape(g.n, g.groups, g.o_group, g.oh * g.ow)
-    if g.pointwise:
+    if g.pointwise and add_to is None:
         return (transposed @ rows_of_grad).reshape(shape)
+    if g.pointwise:
+        for images, _, _ in _tiles(g, grad):
+            part = add_to[images]
+            part += (transposed @ rows_of_grad[images]).reshape(part.shape)
+        return add_to
     dx = xp.zeros(shape, grad.dtype)
     for images, row0, rows in _tiles(g, grad):
         columns = transposed @ rows_of_grad[images, :, :, row0 * g.ow : (row0 + rows) * g.ow]
         columns = columns.reshape(columns.shape[0], -1, rows * g.ow)
         part = dx[images]
         col2im(columns, part.shape, g.kernel, g.stride, g.padding, g.dilation, row0, part)
-    return dx
+    if add_to is None:
+        return dx
+    add_to += dx
+    return add_to
 
 
 def weight_gradient(grad: Array, x: Array, w: Array, g) -> Array:
@@ -53,11 +61,18 @@ def weight_gradient(grad: Array, x: Array, w: Array, g) -> Array:
     xp = xp_of(x)
     dw = xp.zeros((g.groups, g.o_group, w[0].size), w.dtype)
     rows_of_grad = grad.reshape(g.n, g.groups, g.o_group, g.oh * g.ow)
+    one_by_one = g.oh * g.ow >= 64 and not runtime.is_gpu(
+        x
+    )  # measured: from here on the copies cost more than the calls
     for images, row0, rows in _tiles(g, x):
         columns = _columns(x[images], g, row0, rows)
         part = rows_of_grad[images, :, :, row0 * g.ow : (row0 + rows) * g.ow]
-        for group in range(g.groups):  # images and pixels summed over in one product
-            dw[group] += xp.tensordot(part[:, group], columns[:, group], axes=([0, 2], [0, 2]))
+        for group in range(g.groups):
+            if one_by_one:
+                for grad_image, column_image in zip(part[:, group], columns[:, group], strict=True):
+                    dw[group] += grad_image @ column_image.T
+            else:  # images and pixels summed over in one product, of transposed copies
+                dw[group] += xp.tensordot(part[:, group], columns[:, group], axes=([0, 2], [0, 2]))
     return dw.reshape(w.shape)
 
 

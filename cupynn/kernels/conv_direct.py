@@ -1,46 +1,57 @@
-"""Launches of `conv.cu`: the direct convolution's three passes, given a checked geometry and contiguous arrays."""
+"""Launches of `conv.cu`: the direct convolution's three passes, given a checked geometry, a contiguous weight and
+arrays of whole images (`images.py`), which are read and written where they lie."""
 
 from __future__ import annotations
 
 from cupynn.device import Array, xp_of
 from cupynn.kernels import runtime
-from cupynn.kernels.conv_plan import Target, plans, target
+from cupynn.kernels.conv_plan import Plan, Target, plan, target
+from cupynn.kernels.images import span, whole
+
+PASSES = "forward", "input gradient", "weight gradient"
 
 
-def forward(x: Array, w: Array, bias: Array | None, g) -> Array:
-    """y (N, O, OH, OW) of geometry `g`."""
-    y = xp_of(x).empty(g.output_shape, x.dtype)
+def fits(g, x: Array) -> bool:
+    """Whether a tile of this geometry fits into a block's shared memory. It does not where a row is very long."""
+    t = _target(x)
+    return all(_plan(g, t, x, which).shared_bytes <= runtime.shared_capacity(x) for which in PASSES)
+
+
+def forward(x: Array, w: Array, bias: Array | None, g, out: Array | None = None) -> Array:
+    """y (N, O, OH, OW) of geometry `g`, written to `out` if there is one."""
+    y = xp_of(x).empty(g.output_shape, x.dtype) if out is None else out
     _convolve(x, w, bias, y, g, "forward")
     return y
 
 
-def input_gradient(grad: Array, w: Array, g) -> Array:
-    """dx (N, C, H, W) of geometry `g`."""
-    dx = xp_of(grad).empty((g.n, g.c, g.h, g.w), grad.dtype)
-    _convolve(grad, w, None, dx, g, "input")
+def input_gradient(grad: Array, w: Array, g, add_to: Array | None = None) -> Array:
+    """dx (N, C, H, W) of geometry `g`, added to `add_to` if there is one."""
+    dx = xp_of(grad).empty((g.n, g.c, g.h, g.w), grad.dtype) if add_to is None else add_to
+    _convolve(grad, w, None, dx, g, "input gradient", add_to is not None)
     return dx
 
 
 def weight_gradient(grad: Array, x: Array, w: Array, g) -> tuple[Array, Array]:
     """dw (O, C/groups, KH, KW) and dbias (O) of geometry `g`."""
     xp, t, name = xp_of(x), _target(x), runtime.ctype(x)
-    plan, _ = plans(g, t, x.dtype.itemsize, "weight", xp)
+    p = _plan(g, t, x, "weight gradient")
     # dw and dbias side by side, so that one launch adds up both
-    partial = xp.empty((plan.blocks, w.size + g.o), x.dtype)
+    partial = xp.empty((p.blocks, w.size + g.o), x.dtype)
     total = xp.empty(w.size + g.o, x.dtype)
     kernel = f"weight_gradient<{name}, {t.lanes}, {t.gradient_channels}, {t.gradient_taps}>"
-    grid, args = (plan.blocks, plan.chunks), (x, grad, partial, plan.data)
-    runtime.launch("conv", kernel, grid, t.threads, args, plan.shared_bytes, outputs=(partial,))
-    span = 1024
-    args = (partial, total, total.size, plan.blocks, span)
-    runtime.launch("conv", f"reduce<{name}>", -(-total.size // span), t.threads, args, outputs=(total,))
+    (x, x_pitch), (grad, grad_pitch) = span(x), span(grad)
+    grid, args = (p.blocks, p.chunks), (x, grad, partial, p.data, x_pitch, grad_pitch)
+    runtime.launch("conv", kernel, grid, t.threads, args, p.shared_bytes, outputs=(partial,))
+    share = 1024
+    args = (partial, total, total.size, p.blocks, share)
+    runtime.launch("conv", f"reduce<{name}>", -(-total.size // share), t.threads, args, outputs=(total,))
     return total[: w.size].reshape(w.shape), total[w.size :]
 
 
 def instantiations(t: Target, name: str) -> list[str]:
     """Every kernel that a target launches for one scalar type."""
     return [
-        f"pack<{name}>",
+        *(f"pack<{name}, {channels}>" for _, channels in t.tiles),
         *(f"convolve<{name}, {t.lanes}, {strips}, {channels}>" for strips, channels in t.tiles),
         f"weight_gradient<{name}, {t.lanes}, {t.gradient_channels}, {t.gradient_taps}>",
         f"reduce<{name}>",
@@ -51,14 +62,22 @@ def _target(x: Array) -> Target:
     return target(runtime.vector_bytes(x), x.dtype.itemsize, runtime.is_gpu(x), runtime.threads(x, gpu=128))
 
 
-def _convolve(x: Array, w: Array, bias: Array | None, y: Array, g, which: str) -> None:
-    """y = the forward pass of x, or the gradient to the input of the gradient x."""
-    xp, t, name = xp_of(x), _target(x), runtime.ctype(x)
-    plan, index = plans(g, t, x.dtype.itemsize, which, xp)
-    packed = xp.empty(index.shape, x.dtype)
-    args = (w, index, packed, index.size)
-    runtime.launch("conv", f"pack<{name}>", -(-index.size // 16384), t.threads, args, outputs=(packed,))
-    strips, channels = t.tile(g.c_group if which == "input" else g.o_group)
+def _plan(g, t: Target, x: Array, which: str) -> Plan:
+    return plan(g, t, x.dtype.itemsize, which, x.device.id if runtime.is_gpu(x) else None)
+
+
+def _convolve(x: Array, w: Array, bias: Array | None, y: Array, g, which: str, accumulate: bool = False) -> None:
+    """y = the forward pass of x, or the gradient to the input of the gradient x; added to y with `accumulate`."""
+    t, name = _target(x), runtime.ctype(x)
+    p = _plan(g, t, x, which)
+    strips, channels = t.tile(g.c_group if which == "input gradient" else g.o_group)
+    packed = xp_of(x).empty(p.packed, x.dtype)
+    grid, args = (p.channel_tiles, g.groups), (w, packed, p.data, int(which == "input gradient"))
+    runtime.launch("conv", f"pack<{name}, {channels}>", grid, t.threads, args, outputs=(packed,))
     kernel = f"convolve<{name}, {t.lanes}, {strips}, {channels}>"
-    grid, args = (plan.blocks, plan.chunks), (x, packed, bias, y, plan.data)
-    runtime.launch("conv", kernel, grid, t.threads, args, plan.shared_bytes, outputs=(y,))
+    outputs = () if accumulate else whole(y)
+    (x, x_pitch), (y, y_pitch) = span(x), span(y)
+    grid, args = (p.blocks, p.chunks), (x, packed, bias, y, p.data, x_pitch, y_pitch, accumulate)
+    runtime.launch(
+        "conv", kernel, grid, t.threads, args, p.shared_bytes, outputs=outputs, touches=() if outputs else (y,)
+    )

@@ -52,6 +52,7 @@ class Reading(NamedTuple):
     out_size: tuple[int, int]  # of the array that is written
     read_step: tuple[int, int]
     write_step: tuple[int, int]
+    elements: int  # of a kernel
     phases: tuple  # of Phase
 
 
@@ -69,7 +70,7 @@ def forward_reading(g) -> Reading:
     (kh, kw), (dh, dw), (ph, pw) = g.kernel, g.dilation, g.padding
     shifts = tuple((i * dh - ph, j * dw - pw) for i in range(kh) for j in range(kw))
     phase = Phase((0, 0), (g.oh, g.ow), tuple(range(kh * kw)), shifts)
-    return Reading(g.n, g.groups, g.c_group, g.o_group, (g.h, g.w), (g.oh, g.ow), g.stride, (1, 1), (phase,))
+    return Reading(g.n, g.groups, g.c_group, g.o_group, (g.h, g.w), (g.oh, g.ow), g.stride, (1, 1), kh * kw, (phase,))
 
 
 def input_gradient_reading(g) -> Reading:
@@ -83,7 +84,9 @@ def input_gradient_reading(g) -> Reading:
             taps = tuple(i * kw + j for i, _ in rows for j, _ in columns)
             shifts = tuple((a, b) for _, a in rows for _, b in columns)
             phases.append(Phase((y, x), (-(-(g.h - y) // sh), -(-(g.w - x) // sw)), taps, shifts))
-    return Reading(g.n, g.groups, g.o_group, g.c_group, (g.oh, g.ow), (g.h, g.w), (1, 1), g.stride, tuple(phases))
+    return Reading(
+        g.n, g.groups, g.o_group, g.c_group, (g.oh, g.ow), (g.h, g.w), (1, 1), g.stride, kh * kw, tuple(phases)
+    )
 
 
 class Plan(NamedTuple):
@@ -93,6 +96,8 @@ class Plan(NamedTuple):
     shared_bytes: int
     blocks: int  # the grid's first axis
     chunks: int  # the grid's second axis
+    channel_tiles: int  # of one group
+    packed: int  # elements of the packed weights
 
 
 # What writing one strip costs, in multiply-adds of a strip: whole, cut short, and scattered over 2, 4, ... images.
@@ -114,7 +119,7 @@ def _interleave(r: Reading, lanes: int) -> int:
     return min((1 << k for k in range(lanes.bit_length())), key=work)
 
 
-def make_plan(r: Reading, t: Target, itemsize: int, gradient: bool, xp) -> Plan:
+def make_plan(r: Reading, t: Target, itemsize: int, gradient: bool, device: int | None) -> Plan:
     """Choose bands, channels per chunk and image groups per stack so that a block's tiles fit into its memory."""
     side = _interleave(r, t.lanes)
     tile_strips, tile_channels = t.tile(r.out_channels)
@@ -178,42 +183,34 @@ def make_plan(r: Reading, t: Target, itemsize: int, gradient: bool, xp) -> Plan:
     runs = -(-band * strips_per_line * stack // tile_strips)
     # What streams past the first-level cache: all weights for every run, or the whole tile for every channel tile.
     channels_inside = runs * weight_bytes < channel_tiles * shared
-    data += [in_chunk, out_chunk, stack, channels_inside, len(r.phases)]
+    data += [in_chunk, out_chunk, stack, channels_inside, r.elements, len(r.phases)]
     padded_channels = r.groups * channel_tiles * tile_channels
     first_tap = first_weight = 0
     for p in r.phases:
         data += [*p.count, *p.first, first_tap, len(p.taps), first_weight]
         first_tap += len(p.taps)
         first_weight += padded_channels * r.in_channels * len(p.taps)
-    for y, x in all_shifts:
-        shift = x - low[1]
-        data += [(y - low[0]) * row_pitch + shift % step_x * column_pitch + shift // step_x * side, y - low[0]]
-    return Plan(xp.asarray(np.array(data, np.int32)), shared, blocks, chunks)
+    for tap, (y, x) in [pair for p in r.phases for pair in zip(p.taps, p.shifts, strict=True)]:
+        row, shift = y - low[0], x - low[1]
+        data += [row * row_pitch + shift % step_x * column_pitch + shift // step_x * side, row, tap]
+    return Plan(on_device(device, np.array(data, np.int32)), shared, blocks, chunks, channel_tiles, first_weight)
 
 
-def packing(r: Reading, t: Target, w_shape: tuple[int, ...], transposed: bool, xp) -> Array:
-    """Where each packed weight stands in w: [phase][group][channel tile][input channel][tap][channel], -1 for none.
+def on_device(device: int | None, array: np.ndarray) -> Array:
+    """A small table where a kernel reads it: on GPU number `device`, or where it is."""
+    if device is None:
+        return array
+    import cupy
 
-    `transposed`: w is (input channels, output channels, ...) within each group, as for the gradient to the input.
+    with cupy.cuda.Device(device):
+        return cupy.asarray(array)
+
+
+@lru_cache(maxsize=2048)
+def plan(g, t: Target, itemsize: int, which: str, device: int | None) -> Plan:
+    """The plan of one pass of geometry `g` ("forward", "input gradient" or "weight gradient"), made once per shape.
+
+    `device` is a GPU's number, or None for the CPU: where the plan lies.
     """
-    elements = np.arange(int(np.prod(w_shape)), dtype=np.int32)
-    index = elements.reshape(r.groups, w_shape[0] // r.groups, w_shape[1], w_shape[2] * w_shape[3])
-    if transposed:
-        index = index.swapaxes(1, 2)
-    _, tile_channels = t.tile(r.out_channels)
-    tiles = -(-r.out_channels // tile_channels)
-    padded = np.full((r.groups, tiles * tile_channels, *index.shape[2:]), -1, np.int32)
-    padded[:, : r.out_channels] = index
-    padded = padded.reshape(r.groups, tiles, tile_channels, r.in_channels, -1).transpose(0, 1, 3, 4, 2)
-    parts = [padded[:, :, :, list(p.taps)].ravel() for p in r.phases]
-    return xp.asarray(np.concatenate(parts))
-
-
-@lru_cache(maxsize=512)
-def plans(g, t: Target, itemsize: int, which: str, xp):
-    """Plan and packing index of one pass of geometry `g`, made once per shape: which is forward, input or weight."""
-    r = input_gradient_reading(g) if which == "input" else forward_reading(g)
-    w_shape = (g.o, g.c_group, *g.kernel)
-    if which == "weight":
-        return make_plan(r, t, itemsize, True, xp), None
-    return make_plan(r, t, itemsize, False, xp), packing(r, t, w_shape, which == "input", xp)
+    reading = input_gradient_reading(g) if which == "input gradient" else forward_reading(g)
+    return make_plan(reading, t, itemsize, which == "weight gradient", device)

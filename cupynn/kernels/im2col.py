@@ -14,6 +14,7 @@ import numpy as np
 
 from cupynn.device import Array, xp_of
 from cupynn.kernels import runtime
+from cupynn.kernels.conv_plan import on_device
 
 Pair = tuple[int, int]
 
@@ -34,7 +35,9 @@ def im2col(image: Array, kernel_size: Pair, stride: Pair, padding: Pair, dilatio
         return columns[:, :, row0 * ow : (row0 + rows) * ow]
     xp = xp_of(image)
     columns = xp.empty((n, c * kernel_size[0] * kernel_size[1], rows * ow), image.dtype)
-    window = _window(h, w, kernel_size, stride, padding, dilation, ow, xp)
+    window = _window(
+        h, w, kernel_size, stride, padding, dilation, ow, image.device.id if runtime.is_gpu(image) else None
+    )
     args = (xp.ascontiguousarray(image), columns, window, row0, rows)
     kernel = f"im2col<{runtime.ctype(image)}, {runtime.vector_bytes(image) // image.dtype.itemsize}>"
     runtime.launch("im2col", kernel, n * c, runtime.threads(image), args, outputs=(columns,))
@@ -62,7 +65,9 @@ def col2im(
         return reference_col2im(columns, image_shape, kernel_size, stride, padding, dilation)
     if image is None:
         image = xp.zeros(image_shape, columns.dtype)
-    window = _window(h, w, kernel_size, stride, padding, dilation, ow, xp)
+    window = _window(
+        h, w, kernel_size, stride, padding, dilation, ow, image.device.id if runtime.is_gpu(image) else None
+    )
     args = (xp.ascontiguousarray(columns), image, window, row0, columns.shape[2] // ow)
     runtime.launch(
         "im2col", f"col2im<{runtime.ctype(columns)}>", n * c, runtime.threads(columns), args, touches=(image,)
@@ -71,9 +76,9 @@ def col2im(
 
 
 @lru_cache(maxsize=512)
-def _window(h, w, kernel_size, stride, padding, dilation, ow, xp) -> Array:
+def _window(h, w, kernel_size, stride, padding, dilation, ow, device) -> Array:
     """struct Window of `im2col.cu`."""
-    return xp.asarray(np.array([h, w, *kernel_size, *stride, *padding, *dilation, ow], np.int32))
+    return on_device(device, np.array([h, w, *kernel_size, *stride, *padding, *dilation, ow], np.int32))
 
 
 def instantiations() -> list[str]:

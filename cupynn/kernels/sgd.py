@@ -56,7 +56,7 @@ def step_many(
             f"{len(grads)} gradients, {len(velocities)} velocities"
         )
     for index, (parameter, grad, velocity) in enumerate(zip(parameters, grads, velocities, strict=True)):
-        _check(index, parameter, grad, velocity, momentum)
+        check(index, parameter, grad, velocity, momentum)
     compiled = {}
     for parameter, grad, velocity in zip(parameters, grads, velocities, strict=True):
         velocity = velocity if momentum else None
@@ -81,6 +81,28 @@ def step_many(
             table = xp_of(together[0][0]).asarray(_table(gpu, together, piece), dtype=np.int64)
             threads = runtime.threads(like=table)
             runtime.launch("sgd", "step_many" + expression, len(table), threads, (table, *scalars))
+
+
+def check(
+    index: int, parameter: Array, grad: Array, velocity: Array | None, momentum: float, operation: str = "sgd"
+) -> None:
+    """Raise ValueError or TypeError for a parameter that cannot be moved, naming the operation and its index."""
+    if parameter.dtype not in ("float32", "float64"):
+        raise TypeError(f"{operation}: parameter {index} must be float32 or float64; it is {parameter.dtype}")
+    if momentum and velocity is None:
+        raise ValueError(f"{operation}: momentum is {momentum}, so parameter {index} needs a velocity; it is None")
+    for name, values in {"gradient": grad, "velocity": velocity if momentum else None}.items():
+        if values is None:
+            continue
+        if values.shape != parameter.shape:
+            raise ValueError(
+                f"{operation}: {name} {index} must have its parameter's shape {parameter.shape}; "
+                f"it has shape {values.shape}"
+            )
+        if values.dtype != parameter.dtype:
+            raise TypeError(
+                f"{operation}: {name} {index} must be {parameter.dtype} as its parameter is; it is {values.dtype}"
+            )
 
 
 def _in_place(*arrays):
@@ -128,19 +150,3 @@ def instantiations() -> list[str]:
     return [
         f"step<{t}, {flags}>" for t in ("float", "double") for flags in ("false, false", "true, false", "true, true")
     ]
-
-
-def _check(index, parameter, grad, velocity, momentum):
-    if parameter.dtype not in ("float32", "float64"):
-        raise TypeError(f"sgd: parameter {index} must be float32 or float64; it is {parameter.dtype}")
-    if momentum and velocity is None:
-        raise ValueError(f"sgd: momentum is {momentum}, so parameter {index} needs a velocity; it is None")
-    for name, values in {"gradient": grad, "velocity": velocity if momentum else None}.items():
-        if values is None:
-            continue
-        if values.shape != parameter.shape:
-            raise ValueError(
-                f"sgd: {name} {index} must have its parameter's shape {parameter.shape}; it has shape {values.shape}"
-            )
-        if values.dtype != parameter.dtype:
-            raise TypeError(f"sgd: {name} {index} must be {parameter.dtype} as its parameter is; it is {values.dtype}")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from cupynn.autograd import Tensor, no_grad
 from cupynn.device import xp_of
 from cupynn.kernels import conv
-from cupynn.nn import BatchNorm2d, Conv2d, Linear, MaxPool2d, Module, ReLU
+from cupynn.nn import BatchNorm2d, Conv2d, DOConv2d, Linear, MaxPool2d, Module, ReLU
 from cupynn.reparam.expansion import layer_by_layer
 
 
@@ -33,8 +33,9 @@ class Count:
 def count(model: Module, input_shape: tuple[int, ...]) -> Count:
     """Parameters and operations of `model` for one image of input_shape (C, H, W); a leading N is ignored.
 
-    Expanded layers are counted layer after layer, as the paper does and as composition="feature" runs them;
-    what a contracted model costs is `count(contract(model), input_shape)`.
+    Expanded layers are counted layer after layer, as the paper does and as composition="feature" runs them; DO-Conv
+    is counted as the convolution it runs with the composed kernel, which is made once for all images. What a contracted
+    model costs is `count(contract(model), input_shape)`.
     """
     parameters = list(model.parameters())
     like = parameters[0].data
@@ -69,10 +70,11 @@ def _watch(module: Module, seen: dict[str, int]) -> None:
     forward = module.forward
 
     def counted(x, *args, **options):
-        if isinstance(module, Conv2d):
+        if isinstance(module, (Conv2d, DOConv2d)):
             geometry = (module.stride, module.padding, module.dilation, module.groups)
-            shape = conv.geometry(x.shape, module.weight.shape, *geometry).output_shape
-            seen["macs"] += math.prod(shape) * math.prod(module.weight.shape[1:])
+            kernel = (module.out_channels, module.in_channels // module.groups, *module.kernel_size)
+            shape = conv.geometry(x.shape, kernel, *geometry).output_shape
+            seen["macs"] += math.prod(shape) * math.prod(kernel[1:])
             seen["operations"] += math.prod(shape) * (module.bias is not None)
             return Tensor(xp_of(x.data).zeros(shape, x.dtype))
         y = forward(x, *args, **options)

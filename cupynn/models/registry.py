@@ -33,8 +33,8 @@ def create(
     """A new network with random weights.
 
     expand, rate and composition are options of every network, see `reparam.expand`; expand=None is the plain network.
-    The other options are the network's own. The network's attribute `creation` holds its name and options, which is
-    what a saved file keeps.
+    The other options are the network's own. The network's attribute `creation` holds its name, its options and whether
+    it has been contracted and its batch norms folded, which is what a saved file keeps.
 
     Raises ValueError for an unknown name or option, naming those there are.
     """
@@ -46,5 +46,5 @@ def create(
         known += ["expand", "rate", "composition"]
         raise ValueError(f"create: {name} has no option {unknown[0]!r}; it has {', '.join(known)}")
     model = builder(**options)
-    model.creation = {"name": name, "options": options, "contracted": False}
+    model.creation = {"name": name, "options": options, "contracted": False, "folded": False}
     return model if expand is None else expand_model(model, expand, rate, composition)

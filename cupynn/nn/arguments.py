@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 
-def need_positive(layer: str, **sizes: Any) -> None:
-    """Raise ValueError naming layer and argument unless every size is an integer of at least 1."""
+def need_positive(layer: str, **sizes: Any) -> list[int]:
+    """The sizes as Python's integers; ValueError naming layer and argument unless each is an integer of at least 1."""
+    numbers = []
     for name, size in sizes.items():
-        if not isinstance(size, int) or size < 1:
+        try:
+            numbers.append(operator.index(size))
+        except TypeError:
+            numbers.append(0)
+        if numbers[-1] < 1:
             raise ValueError(f"{layer}: {name} must be an integer >= 1; got {size!r}")
+    return numbers

@@ -19,7 +19,7 @@ class BatchNorm2d(Module):
     """
 
     def __init__(self, num_features: int, eps: float = 1e-5, momentum: float = 0.1, affine: bool = True):
-        need_positive("BatchNorm2d", num_features=num_features)
+        (num_features,) = need_positive("BatchNorm2d", num_features=num_features)
         self.num_features, self.eps, self.momentum = num_features, eps, momentum
         self.weight = Parameter(init.constant((num_features,), 1.0)) if affine else None
         self.bias = Parameter(init.constant((num_features,), 0.0)) if affine else None

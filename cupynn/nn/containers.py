@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Iterator
 
 from cupynn.nn.activations import ReLU
@@ -16,11 +17,17 @@ class _Sequence(Module):
     def __iter__(self) -> Iterator[Module]:
         return self.children()
 
-    def __getitem__(self, index: int) -> Module:
-        return list(self.children())[index]
+    def __getitem__(self, index: int | slice) -> Module:
+        """One of the modules, or for a slice a new container that shares its modules."""
+        modules = list(self.children())
+        if not isinstance(index, slice):
+            return modules[index]
+        part = self._holding(modules[index])
+        part.training = self.training
+        return part
 
     def __setitem__(self, index: int, module: Module) -> None:
-        setattr(self, str(range(len(self))[index]), module)
+        setattr(self, str(range(len(self))[operator.index(index)]), module)
 
     def append(self, module: Module) -> None:
         """Add a module behind the last one."""
@@ -36,6 +43,10 @@ class ModuleList(_Sequence):
         for module in modules:
             self.append(module)
 
+    @staticmethod
+    def _holding(modules: list[Module]) -> ModuleList:
+        return ModuleList(modules)
+
 
 class Sequential(_Sequence):
     """Modules applied one after the other.
@@ -46,6 +57,10 @@ class Sequential(_Sequence):
     def __init__(self, *modules: Module):
         for module in modules:
             self.append(module)
+
+    @staticmethod
+    def _holding(modules: list[Module]) -> Sequential:
+        return Sequential(*modules)
 
     def forward(self, x):
         modules = list(self.children())

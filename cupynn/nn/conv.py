@@ -27,7 +27,8 @@ class Conv2d(Module):
         groups: int = 1,
         bias: bool = True,
     ):
-        need_positive("Conv2d", in_channels=in_channels, out_channels=out_channels, groups=groups)
+        sizes = need_positive("Conv2d", in_channels=in_channels, out_channels=out_channels, groups=groups)
+        in_channels, out_channels, groups = sizes
         if in_channels % groups or out_channels % groups:
             raise ValueError(
                 f"Conv2d: groups must divide in_channels and out_channels; got groups={groups}, "

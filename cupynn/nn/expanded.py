@@ -5,42 +5,39 @@ Guo, Alvarez and Salzmann, "ExpandNets: Linear Over-parameterization to Train Co
 
 from __future__ import annotations
 
-import contextlib
-
 from cupynn import ops
-from cupynn.device import generator
 from cupynn.nn.arguments import need_positive
 from cupynn.nn.containers import ModuleList
+from cupynn.nn.contractible import Contractible, kernel_of
 from cupynn.nn.conv import Conv2d
 from cupynn.nn.linear import Linear
-from cupynn.nn.module import Module
 from cupynn.ops.arguments import Pair, pair
 from cupynn.ops.contraction import contract_chain
 
 STRATEGIES = ("cl", "ck")
-COMPOSITIONS = ("kernel", "feature")
 
 
-class Expanded(Module):
+class Expanded(Contractible):
     """A chain of linear layers, `layers`, that computes what one plain layer could.
 
     composition="kernel" contracts the chain inside the graph and runs one layer with the result: the cost per image is
     the plain layer's. composition="feature" runs layer after layer, as the paper's code does. Both give the same
-    outputs and gradients up to rounding.
+    outputs and gradients up to rounding. A layer of the chain may itself be contractible, such as a `DOConv2d`.
     """
 
     groups = 1
 
     def __init__(self, layers: list[Conv2d] | list[Linear], composition: str):
-        if composition not in COMPOSITIONS:
-            raise ValueError(f"{type(self).__name__}: composition must be one of {COMPOSITIONS}; got {composition!r}")
-        self.composition = composition
+        super().__init__(composition)
         self.layers = ModuleList(layers)
 
+    def kernel(self):
+        weights, biases = zip(*map(kernel_of, self.layers), strict=True)
+        return contract_chain(weights, biases, self.groups)
+
     def forward(self, x):
-        if self.composition == "kernel":
-            weights, biases = zip(*((layer.weight, layer.bias) for layer in self.layers), strict=True)
-            return self._apply(x, *contract_chain(weights, biases, self.groups))
+        if self.composition == "kernel" and self.has_kernel:
+            return self._apply(x, *self.kernel())
         for layer in self.layers:
             x = layer(x)
         return x
@@ -48,33 +45,6 @@ class Expanded(Module):
     def _apply(self, x, weight, bias):
         """The plain layer with the contracted weight and bias."""
         raise TypeError(f"{type(self).__name__} is no layer of its own")
-
-    def _plain(self) -> Conv2d | Linear:
-        """A new plain layer of the contracted shape."""
-        raise TypeError(f"{type(self).__name__} is no layer of its own")
-
-    def contract(self) -> Conv2d | Linear:
-        """The plain layer that computes the same: computed in float64, then rounded once to the layers' dtype."""
-        weights = [layer.weight.data.astype("float64") for layer in self.layers]
-        biases = [None if layer.bias is None else layer.bias.data.astype("float64") for layer in self.layers]
-        weight, bias = contract_chain(weights, biases, self.groups)
-        with _undrawn():
-            plain = self._plain()
-        dtype = self.layers[0].weight.dtype
-        plain.weight.data = weight.data.astype(dtype)
-        if bias is not None:
-            plain.bias.data = bias.data.astype(dtype)
-        return plain.train(self.training)
-
-
-@contextlib.contextmanager
-def _undrawn():
-    """Leave the generator as it was: a layer that gets its weights from elsewhere draws none."""
-    state = generator().bit_generator.state
-    try:
-        yield
-    finally:
-        generator().bit_generator.state = state
 
 
 def _widened(layer: str, channels: int, rate: float, groups: int = 1) -> int:
@@ -116,7 +86,8 @@ class ExpandedConv2d(Expanded):
         first_channels: int | None = None,
     ):
         name = "ExpandedConv2d"
-        need_positive(name, in_channels=in_channels, out_channels=out_channels, groups=groups)
+        sizes = need_positive(name, in_channels=in_channels, out_channels=out_channels, groups=groups)
+        in_channels, out_channels, groups = sizes
         if in_channels % groups or out_channels % groups:
             raise ValueError(
                 f"{name}: groups must divide in_channels and out_channels; got groups={groups}, "
@@ -162,17 +133,9 @@ class ExpandedConv2d(Expanded):
     def _apply(self, x, weight, bias):
         return ops.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
 
-    def _plain(self) -> Conv2d:
-        return Conv2d(
-            self.in_channels,
-            self.out_channels,
-            self.kernel_size,
-            self.stride,
-            self.padding,
-            self.dilation,
-            self.groups,
-            bias=self.layers[0].bias is not None,
-        )
+    def _plain(self, bias: bool) -> Conv2d:
+        geometry = (self.kernel_size, self.stride, self.padding, self.dilation, self.groups)
+        return Conv2d(self.in_channels, self.out_channels, *geometry, bias)
 
     def extra_repr(self) -> str:
         return f"{self.strategy}, kernel_size={self.kernel_size}, rate={self.rate}, composition={self.composition}"
@@ -188,7 +151,7 @@ class ExpandedLinear(Expanded):
         self, in_features: int, out_features: int, bias: bool = True, rate: float = 4, composition: str = "kernel"
     ):
         name = "ExpandedLinear"
-        need_positive(name, in_features=in_features, out_features=out_features)
+        in_features, out_features = need_positive(name, in_features=in_features, out_features=out_features)
         self.in_features, self.out_features, self.rate = in_features, out_features, rate
         first, wide = _widened(name, in_features, rate), _widened(name, out_features, rate)
         super().__init__(
@@ -198,8 +161,8 @@ class ExpandedLinear(Expanded):
     def _apply(self, x, weight, bias):
         return ops.linear(x, weight, bias)
 
-    def _plain(self) -> Linear:
-        return Linear(self.in_features, self.out_features, bias=self.layers[0].bias is not None)
+    def _plain(self, bias: bool) -> Linear:
+        return Linear(self.in_features, self.out_features, bias)
 
     def extra_repr(self) -> str:
         return f"rate={self.rate}, composition={self.composition}"

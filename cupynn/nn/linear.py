@@ -15,9 +15,9 @@ class Linear(Module):
     """
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True):
-        need_positive("Linear", in_features=in_features, out_features=out_features)
-        self.in_features, self.out_features = in_features, out_features
-        self.weight = Parameter(init.default_weight((out_features, in_features)))
+        sizes = need_positive("Linear", in_features=in_features, out_features=out_features)
+        self.in_features, self.out_features = sizes
+        self.weight = Parameter(init.default_weight((self.out_features, self.in_features)))
         self.bias = Parameter(init.default_bias(self.weight.shape)) if bias else None
 
     def forward(self, x):

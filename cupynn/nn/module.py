@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
+
 from cupynn.autograd import Tensor
 from cupynn.device import Array, asarray, to_numpy, use_device, xp_of
 
@@ -34,6 +36,16 @@ class Module:
 
     def forward(self, *args: Any, **options: Any) -> Any:
         raise TypeError(f"{type(self).__name__} defines no forward")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(vars(self).get(name), Parameter) and not (
+            value is None or isinstance(value, (Parameter, Module))
+        ):
+            raise TypeError(
+                f"{type(self).__name__}.{name} is a Parameter, and a {type(value).__name__} would take it out of "
+                f"parameters(); assign a Parameter or None, or fill {name}.data"
+            )
+        super().__setattr__(name, value)
 
     def register_buffer(self, name: str, array: Array | None) -> None:
         """Make `array` an attribute that is saved with the state and not learned; None stands for no array."""
@@ -92,18 +104,29 @@ class Module:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Copy arrays into the parameters and buffers of the same names; each keeps its dtype and device.
 
-        Raises ValueError listing every name that is missing or unexpected and every shape that differs, before
+        Raises ValueError listing every name that is missing or unexpected, every shape that differs, and every dtype
+        that does not convert to the module's by NumPy's rule "same_kind" (no fractions into integers, for one), before
         anything is changed.
         """
         own = self.state_dict()
         faults = [f"missing: {name} {array.shape}" for name, array in own.items() if name not in state]
         faults += [f"unexpected: {name}" for name in state if name not in own]
-        new = {name: xp_of(own[name]).asarray(to_numpy(state[name])) for name in own if name in state}
-        faults += [
-            f"shape of {name}: the module has {own[name].shape}, the state has {array.shape}"
-            for name, array in new.items()
-            if array.shape != own[name].shape
-        ]
+        new = {}
+        for name, array in own.items():
+            if name not in state:
+                continue
+            value = state[name].data if isinstance(state[name], Tensor) else state[name]
+            try:
+                value = to_numpy(value)
+            except (TypeError, ValueError) as error:
+                faults.append(f"{name} is no array: {error}")
+                continue
+            if value.shape != array.shape:
+                faults.append(f"shape of {name}: the module has {array.shape}, the state has {value.shape}")
+            elif not np.can_cast(value.dtype, array.dtype, "same_kind"):
+                faults.append(f"dtype of {name}: the module has {array.dtype}, the state has {value.dtype}")
+            else:
+                new[name] = xp_of(array).array(value, dtype=array.dtype)  # a copy: the state may hold own arrays
         if faults:
             raise ValueError(f"load_state_dict: the state does not fit {type(self).__name__}\n  " + "\n  ".join(faults))
         for name, array in new.items():

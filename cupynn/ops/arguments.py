@@ -8,16 +8,22 @@ from typing import Any
 Pair = tuple[int, int]
 
 
+def integers(value: Any, count: int) -> tuple[int, ...] | None:
+    """`count` integers, NumPy's included, from one or from a sequence of that many; None where it is neither."""
+    try:
+        numbers = tuple(map(operator.index, value if isinstance(value, (tuple, list)) else (value,) * count))
+    except TypeError:
+        return None
+    return numbers if len(numbers) == count else None
+
+
 def pair(operation: str, name: str, value: Any, least: int = 0) -> Pair:
     """An integer, or two of them (rows, columns), as a pair.
 
     Raises ValueError naming operation and argument for anything else, or for an integer below `least`.
     """
-    try:
-        numbers = tuple(map(operator.index, value if isinstance(value, (tuple, list)) else (value, value)))
-    except TypeError:
-        numbers = ()
-    if len(numbers) != 2 or min(numbers) < least:
+    numbers = integers(value, 2)
+    if numbers is None or min(numbers) < least:
         raise ValueError(f"{operation}: {name} must be an integer >= {least} or a pair of them; got {value!r}")
     return numbers
 

@@ -9,8 +9,11 @@ from cupynn.kernels import batch_norm as kernel
 class BatchNormTraining(Function):
     """y = weight * (x - mean) / sqrt(variance + eps) + bias with the batch's own mean and biased variance."""
 
+    out = None  # the array for y, which a function that calls this one may set
+
     def forward(self, x, weight, bias):
-        y, mean, variance, inv_std = kernel.forward_train(x, weight, bias, self.eps, self.relu)
+        y, mean, variance, inv_std = kernel.forward_train(x, weight, bias, self.eps, self.relu, self.out)
+        _check_running(x, self.running_mean, self.running_var)
         if self.running_mean is not None:
             count = x.size // x.shape[1]
             self.running_mean *= 1 - self.momentum
@@ -27,8 +30,10 @@ class BatchNormTraining(Function):
 class BatchNormEvaluation(Function):
     """y = weight * (x - running_mean) / sqrt(running_var + eps) + bias; the statistics are constants."""
 
+    out = None
+
     def forward(self, x, weight, bias):
-        y = kernel.forward_eval(x, weight, bias, self.running_mean, self.running_var, self.eps, self.relu)
+        y = kernel.forward_eval(x, weight, bias, self.running_mean, self.running_var, self.eps, self.relu, self.out)
         if any(self.needs_grad):  # copies, since training steps before backward would change the running statistics
             statistics = self.running_mean.copy(), self.running_var.copy()
             self.save(x, y if self.relu else None, weight, *statistics)
@@ -36,6 +41,22 @@ class BatchNormEvaluation(Function):
 
     def backward(self, grad):
         return kernel.backward_eval(grad, *self.saved, self.eps, self.relu)
+
+
+def _check_running(x, running_mean, running_var):
+    """Refuse statistics that training cannot move, while both are as they were."""
+    if running_mean is None and running_var is None:
+        return
+    for name, values in {"running_mean": running_mean, "running_var": running_var}.items():
+        if values is None:
+            raise ValueError(f"batch_norm: give running_mean and running_var, or neither; {name} is None")
+        if values.shape != (x.shape[1],):
+            raise ValueError(
+                f"batch_norm: {name} must have shape (C,) = ({x.shape[1]},) for x of shape {x.shape}; "
+                f"it has shape {values.shape}"
+            )
+        if values.dtype != x.dtype:
+            raise TypeError(f"batch_norm: {name} must be {x.dtype} as x is; it is {values.dtype}")
 
 
 def batch_norm(
@@ -48,7 +69,8 @@ def batch_norm(
     running statistics are used. weight and bias may be None; the running statistics too, while training.
     `relu=True` returns max(y, 0), in the same pass.
 
-    Raises ValueError for shapes that do not fit, for one value per channel in training, and for missing statistics.
+    Raises ValueError for shapes that do not fit, for one value per channel in training, and for missing statistics,
+    TypeError for another dtype than x's, before anything is changed.
     """
     if training:
         function = BatchNormTraining(

@@ -1,11 +1,11 @@
-"""Two-dimensional convolution (cross-correlation), depthwise convolution and transposed convolution."""
+"""Two-dimensional convolution (cross-correlation) and transposed convolution."""
 
 from __future__ import annotations
 
 from cupynn.autograd import Function
 from cupynn.device import xp_of
 from cupynn.kernels import conv
-from cupynn.ops.arguments import need_images, pair
+from cupynn.ops.arguments import integers, need_images, pair
 
 
 class Conv2d(Function):
@@ -49,24 +49,8 @@ def conv2d(x, w, bias=None, stride=1, padding=0, dilation=1, groups=1):
     """
     stride, padding = pair("conv2d", "stride", stride, 1), pair("conv2d", "padding", padding)
     dilation = pair("conv2d", "dilation", dilation, 1)
+    (groups,) = integers(groups, 1) or (groups,)  # the kernel refuses what is no integer
     return Conv2d(stride=stride, padding=padding, dilation=dilation, groups=groups)(x, w, bias)
-
-
-def depthwise_conv2d(x, w, bias=None, stride=1, padding=0, dilation=1):
-    """Convolve every channel of x (N, C, H, W) with its own kernels w (C, multiplier, KH, KW).
-
-    The result is (N, C * multiplier, OH, OW); its channel c * multiplier + m comes from channel c of x and w[c, m].
-    Raises ValueError for shapes that do not fit.
-    """
-    need_images("depthwise_conv2d", x)
-    if w.ndim != 4 or w.shape[0] != x.shape[1]:
-        raise ValueError(
-            f"depthwise_conv2d: x has shape {x.shape}, so weight must be ({x.shape[1]}, multiplier, KH, KW); "
-            f"it has shape {w.shape}"
-        )
-    channels, multiplier, *kernel_size = w.shape
-    w = w.reshape(channels * multiplier, 1, *kernel_size)
-    return conv2d(x, w, bias, stride, padding, dilation, groups=channels)
 
 
 def conv_transpose2d(x, w, bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1):
@@ -80,6 +64,7 @@ def conv_transpose2d(x, w, bias=None, stride=1, padding=0, output_padding=0, gro
     need_images(name, x)
     stride, padding = pair(name, "stride", stride, 1), pair(name, "padding", padding)
     dilation, output_padding = pair(name, "dilation", dilation, 1), pair(name, "output_padding", output_padding)
+    (groups,) = integers(groups, 1) or (groups,)
     if w.ndim != 4 or w.shape[0] != x.shape[1] or groups < 1 or x.shape[1] % groups:
         raise ValueError(
             f"{name}: x has shape {x.shape}, so weight must be ({x.shape[1]}, O/groups, KH, KW) and groups={groups} "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cupynn.autograd import Function
+from cupynn.autograd import Function, Tensor
 from cupynn.device import generator, xp_of
 from cupynn.ops.arguments import need_images
 
@@ -24,8 +24,10 @@ class Dropout(Function):
 def _dropout(name, x, p, mask_shape, training):
     if not 0 <= p <= 1:
         raise ValueError(f"{name}: p must be a probability from 0 to 1; got {p!r}")
+    if x.dtype.kind != "f":
+        raise TypeError(f"{name}: x must be floating point, since 1/(1 - p) is no integer; it is {x.dtype}")
     if not training or p == 0:
-        return x
+        return x if isinstance(x, Tensor) else Tensor(x)
     return Dropout(p=p, mask_shape=mask_shape)(x)
 
 

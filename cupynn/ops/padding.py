@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cupynn import autograd
-from cupynn.ops.arguments import need_images
+from cupynn.ops.arguments import integers, need_images
 
 
 def pad2d(x, padding, value=0.0):
@@ -12,8 +12,8 @@ def pad2d(x, padding, value=0.0):
     Raises ValueError for anything else and for negative padding.
     """
     need_images("pad2d", x)
-    sides = (padding,) * 4 if isinstance(padding, int) else tuple(padding)
-    if len(sides) != 4 or not all(isinstance(side, int) and side >= 0 for side in sides):
+    sides = integers(padding, 4)
+    if sides is None or min(sides) < 0:
         raise ValueError(
             f"pad2d: padding must be an integer >= 0 or four of them, (left, right, top, bottom); got {padding!r}"
         )

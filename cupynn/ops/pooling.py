@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from cupynn.autograd import Function
 from cupynn.kernels import pool
+from cupynn.ops.arguments import need_images, pair
 
 
 class MaxPool2d(Function):
@@ -52,6 +53,15 @@ class AdaptiveMaxPool2d(Function):
         return pool.adaptive_max_backward(grad, indices, self.input_shapes[0])
 
 
+def _window(operation, kernel_size, stride, padding):
+    """What both kinds of pooling tell the kernels of a window; a stride of None is left to them."""
+    return {
+        "kernel_size": pair(operation, "kernel_size", kernel_size, 1),
+        "stride": None if stride is None else pair(operation, "stride", stride, 1),
+        "padding": pair(operation, "padding", padding),
+    }
+
+
 def max_pool2d(x, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False):
     """The largest value of every window of x (N, C, H, W); padding counts as minus infinity, NaN propagates.
 
@@ -60,10 +70,8 @@ def max_pool2d(x, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=Fal
     for padding of more than half a window.
     """
     window = {
-        "kernel_size": kernel_size,
-        "stride": stride,
-        "padding": padding,
-        "dilation": dilation,
+        **_window("max_pool2d", kernel_size, stride, padding),
+        "dilation": pair("max_pool2d", "dilation", dilation, 1),
         "ceil_mode": ceil_mode,
     }
     return MaxPool2d(window=window)(x)
@@ -75,27 +83,26 @@ def avg_pool2d(x, kernel_size, stride=None, padding=0, ceil_mode=False, count_in
     Sizes and errors are those of `max_pool2d` at dilation 1.
     """
     window = {
-        "kernel_size": kernel_size,
-        "stride": stride,
-        "padding": padding,
+        **_window("avg_pool2d", kernel_size, stride, padding),
         "ceil_mode": ceil_mode,
         "count_include_pad": count_include_pad,
     }
     return AveragePool2d(window=window)(x)
 
 
-def _output_size(x, output_size):
-    """output_size with each None in a pair replaced by the size of that axis of x."""
-    if isinstance(output_size, int):
-        return output_size
-    return tuple(old if new is None else new for new, old in zip(output_size, x.shape[2:], strict=True))
+def _output_size(operation, x, output_size):
+    """output_size as a pair, with each None in it replaced by the size of that axis of x."""
+    need_images(operation, x)
+    if isinstance(output_size, (tuple, list)) and len(output_size) == 2:
+        output_size = tuple(old if new is None else new for new, old in zip(output_size, x.shape[2:], strict=True))
+    return pair(operation, "output_size", output_size, 1)
 
 
 def adaptive_avg_pool2d(x, output_size):
     """The means of OH x OW windows that cover x (N, C, H, W), (OH, OW) = output_size; None keeps that axis's size."""
-    return AdaptiveAveragePool2d(output_size=_output_size(x, output_size))(x)
+    return AdaptiveAveragePool2d(output_size=_output_size("adaptive_avg_pool2d", x, output_size))(x)
 
 
 def adaptive_max_pool2d(x, output_size):
     """The largest values of OH x OW windows that cover x (N, C, H, W), (OH, OW) = output_size; None keeps a size."""
-    return AdaptiveMaxPool2d(output_size=_output_size(x, output_size))(x)
+    return AdaptiveMaxPool2d(output_size=_output_size("adaptive_max_pool2d", x, output_size))(x)

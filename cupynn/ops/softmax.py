@@ -40,7 +40,7 @@ class CrossEntropy(Function):
     """loss = -(1/N) sum_n log softmax(logits[n])[targets[n]]."""
 
     def forward(self, logits, targets):
-        targets = xp_of(logits).asarray(targets)
+        targets = xp_of(logits).array(targets)  # a copy, since a loader may fill its array anew before backward
         loss, probabilities = kernel.forward(logits, targets)
         self.save(probabilities, targets)
         return loss

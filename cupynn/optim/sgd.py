@@ -52,15 +52,30 @@ class SGD:
                 parameter.grad = None
 
     def step(self) -> None:
-        """Move every parameter that has a gradient, in place: one kernel launch per group."""
-        for group in self.param_groups:
-            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
-            sgd.step_many(
-                [parameter.data for parameter in parameters],
-                [parameter.grad for parameter in parameters],
-                [self._velocity(parameter) if group["momentum"] else None for parameter in parameters],
-                **{option: group[option] for option in _OPTIONS},
+        """Move every parameter that has a gradient, in place: one kernel launch per group.
+
+        Raises ValueError or TypeError, before any parameter moves, for a gradient without its parameter's shape and
+        dtype, and for what the constructor refuses.
+        """
+        _check(self.param_groups)
+        moves = [self._moves(number, group) for number, group in enumerate(self.param_groups)]
+        for group, arrays in zip(self.param_groups, moves, strict=True):
+            sgd.step_many(*arrays, **{option: group[option] for option in _OPTIONS})
+
+    def _moves(self, number: int, group: dict[str, Any]) -> tuple[list, list, list]:
+        """The checked arrays of a group's parameters that have a gradient, their gradients, and velocities."""
+        parameters, grads, velocities = [], [], []
+        for index, parameter in enumerate(group["params"]):
+            if parameter.grad is None:
+                continue
+            velocity = self._velocity(parameter) if group["momentum"] else None
+            sgd.check(
+                index, parameter.data, parameter.grad, velocity, group["momentum"], f"SGD.step: in group {number}"
             )
+            parameters.append(parameter.data)
+            grads.append(parameter.grad)
+            velocities.append(velocity)
+        return parameters, grads, velocities
 
     def _velocity(self, parameter: Tensor) -> Array:
         velocity = self._velocities.get(parameter)
@@ -81,8 +96,12 @@ class SGD:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over options and copies of the velocities of a `state_dict`.
 
-        Raises ValueError where the number of groups, of parameters, or a shape differs, before anything is changed.
+        Raises ValueError where the number of groups, of parameters, or a shape differs, or an option is missing,
+        unknown or out of range, TypeError for a velocity that is no array of floats; before anything is changed.
         """
+        missing = {"groups", "velocities"} - set(state)
+        if missing:
+            raise ValueError(f"SGD.load_state_dict: the state has no {' and no '.join(sorted(missing))}")
         groups, velocities = list(state["groups"]), list(state["velocities"])
         parameters = self._parameters()
         if (len(groups), len(velocities)) != (len(self.param_groups), len(parameters)):
@@ -91,15 +110,19 @@ class SGD:
                 f"parameters; the state has {len(groups)} and {len(velocities)}"
             )
         for index, (parameter, velocity) in enumerate(zip(parameters, velocities, strict=True)):
-            if velocity is not None and velocity.shape != parameter.shape:
+            if velocity is None:
+                continue
+            if getattr(getattr(velocity, "dtype", None), "kind", None) != "f":
+                raise TypeError(
+                    f"SGD.load_state_dict: the velocity of parameter {index} must be an array of floats; "
+                    f"got {getattr(velocity, 'dtype', type(velocity).__name__)}"
+                )
+            if velocity.shape != parameter.shape:
                 raise ValueError(
                     f"SGD.load_state_dict: parameter {index} has shape {parameter.shape}; "
                     f"its velocity in the state has {velocity.shape}"
                 )
-        loaded = [
-            {**group, **{option: new[option] for option in _OPTIONS}}
-            for group, new in zip(self.param_groups, groups, strict=True)
-        ]
+        loaded = [{**new, "params": group["params"]} for group, new in zip(self.param_groups, groups, strict=True)]
         _check(loaded)
         self.param_groups = loaded
         self._velocities = {
@@ -127,6 +150,9 @@ def _check(groups: list[dict[str, Any]]) -> None:
             raise ValueError(
                 f"SGD: group {number} has unknown options {', '.join(unknown)}; known: {', '.join(_OPTIONS)}"
             )
+        missing = [option for option in _OPTIONS if option not in group]
+        if missing:
+            raise ValueError(f"SGD: group {number} lacks {', '.join(missing)}")
         for option in ("lr", "momentum", "weight_decay"):
             if not group[option] >= 0:
                 raise ValueError(f"SGD: {option} of group {number} must be >= 0; got {group[option]!r}")

@@ -1,91 +1,95 @@
-"""Expand the layers of a model into chains of wider linear layers, and contract them again."""
+"""Expand the layers of a model into over-parameterised ones, and contract them again."""
 
 from __future__ import annotations
 
 import contextlib
 import copy
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 
-from cupynn.nn import Conv2d, Linear, Module
-from cupynn.nn.expanded import Expanded, ExpandedConv2d, ExpandedLinear
+from cupynn.nn import ACBlock, Conv2d, DOConv2d, ExpandedConv2d, ExpandedLinear, Linear, Module
+from cupynn.nn.contractible import Contractible, undrawn
+from cupynn.reparam.batch_norm import fold_batch_norms
 
-STRATEGIES = ("cl", "ck", "fc", "cl+fc", "ck+fc")
+# At most one of each, in this order, joined by "+".
+PARTS = (("cl", "ck", "ac"), ("fc",), ("do",))
 
 
 def expand(model: Module, strategy: str, rate: float = 4, composition: str = "kernel") -> Module:
-    """A copy of `model` with layers expanded, to be trained from scratch [ExpandNets].
+    """A copy of `model` with layers expanded, to be trained.
 
-    "cl": every convolution with a kernel larger than 1x1; "ck": every one with a square, odd kernel larger than 3 and
-    dilation 1; "fc": the first fully connected layer, never the last; "cl+fc", "ck+fc": both. Expanded layers start
-    from new random weights: what the plain ones had learned is not kept. All else, batch norm too, is copied.
-    composition: "kernel" or "feature", see `nn.ExpandedConv2d`.
+    "cl": every convolution with a kernel larger than 1x1, by `rate`; "ck": every one with a square, odd kernel larger
+    than 3 and dilation 1; "fc": the first fully connected layer, never the last [ExpandNets]. "ac": every convolution
+    with a kernel odd and larger than 1 on both sides, by `ACBlock`; the batch norm behind it stays [ACNet]. "do":
+    every convolution with a kernel larger than 1x1, by `DOConv2d` [DO-Conv]. Parts are joined by "+": one of cl, ck,
+    ac, then fc, then do, which also takes the convolutions that the others made: "cl+fc", "ck+do", "ac+fc+do".
+    "do" may be applied to a model that the others have expanded.
+
+    "do" keeps what the layers had learned; the others start from new random weights. All else, batch norm too, is
+    copied. composition: "kernel" or "feature", see `nn.ExpandedConv2d`.
 
     A model may carry `expansion_options`, {name of a convolution: further arguments of its `ExpandedConv2d`}.
     Raises ValueError for an unknown strategy, for a model that is expanded already, and where there is no layer
     to expand.
     """
-    if strategy not in STRATEGIES:
-        raise ValueError(f"expand: strategy must be one of {', '.join(STRATEGIES)}; got {strategy!r}")
-    if any(expanded_layers(model)):
+    parts = strategy.split("+")
+    places = [next((i for i, names in enumerate(PARTS) if part in names), -1) for part in parts]
+    if -1 in places or any(one >= other for one, other in pairwise(places)):
+        raise ValueError(
+            'expand: strategy must be one of cl, ck, ac, fc, do, or several joined by "+": one of cl, ck, ac, then fc, '
+            f"then do; got {strategy!r}"
+        )
+    before = {type(layer) for layer in expanded_layers(model)}
+    if before and (strategy != "do" or DOConv2d in before):
         raise ValueError(f"expand: {type(model).__name__} has expanded layers already; contract it first")
-    options = getattr(model, "expansion_options", {})
-    layers = dict(model.named_modules())
-    linears = [name for name, layer in layers.items() if type(layer) is Linear]
-    chosen: dict[str, list[str]] = {
-        "cl": [name for name, layer in layers.items() if type(layer) is Conv2d and layer.kernel_size != (1, 1)],
-        "ck": [name for name, layer in layers.items() if type(layer) is Conv2d and _fits_ck(layer)],
-        "fc": linears[:1] if len(linears) > 1 else [],
-    }
-    new: dict[str, Module] = {}
-    for part in strategy.split("+"):
-        if not chosen[part]:
-            raise ValueError(f"expand: {type(model).__name__} has no layer that {part!r} expands")
-        for name in chosen[part]:
-            layer = layers[name]
-            bias = layer.bias is not None
-            if part == "fc":
-                wide = ExpandedLinear(layer.in_features, layer.out_features, bias, rate, composition)
-            else:
-                sizes = (layer.in_channels, layer.out_channels, layer.kernel_size)
-                geometry = (layer.stride, layer.padding, layer.dilation, layer.groups)
-                wide = ExpandedConv2d(part, *sizes, *geometry, bias, rate, composition, **options.get(name, {}))
-            new[name] = wide.astype(layer.weight.dtype).train(layer.training)
-    expanded = _replaced(model, lambda name, layer: new.get(name))
-    if made_by := getattr(model, "creation", None):
+    expanded = model
+    for part in parts:
+        expanded = _expanded(expanded, part, rate, composition)
+    made_by = getattr(model, "creation", None)
+    if made_by and made_by["folded"]:
+        del expanded.creation  # `models.create` has no options for a network without its batch norms
+    elif made_by:
         changed = {"expand": strategy, "rate": rate, "composition": composition}
+        if before:
+            changed = {"expand": f"{made_by['options']['expand']}+do"}
         expanded.creation = {**made_by, "options": {**made_by["options"], **changed}, "contracted": False}
     return expanded
 
 
-def contract(model: Module) -> Module:
-    """A copy of `model` with every expanded layer replaced by the plain layer that computes the same.
+def _expanded(model: Module, part: str, rate: float, composition: str) -> Module:
+    """A copy of `model` with one part of a strategy carried out."""
+    options = getattr(model, "expansion_options", {})
+    linears = [name for name, layer in model.named_modules() if type(layer) is Linear]
 
-    Names and shapes of its state are those of the model before it was expanded. All else, batch norm too, is copied.
-    """
-    compact = _replaced(model, lambda name, layer: layer.contract() if isinstance(layer, Expanded) else None)
-    made_by = getattr(model, "creation", None)
-    if made_by and any(expanded_layers(model)):
-        plain = {k: v for k, v in made_by["options"].items() if k not in ("expand", "rate", "composition")}
-        compact.creation = {**made_by, "options": plain, "contracted": True}
-    return compact
+    def replacement(name: str, layer: Module) -> Module | None:
+        if part == "fc":
+            if name not in linears[:-1][:1]:
+                return None
+            new = ExpandedLinear(layer.in_features, layer.out_features, layer.bias is not None, rate, composition)
+        elif type(layer) is Conv2d and FITS[part](layer):
+            geometry = (layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.groups)
+            layout = (layer.in_channels, layer.out_channels, *geometry)
+            bias = layer.bias is not None
+            if part == "ac":
+                new = ACBlock(*layout, composition)
+            elif part == "do":
+                with undrawn():
+                    new = DOConv2d(*layout, bias, composition=composition).astype(layer.weight.dtype)
+                new.load_kernel(layer.weight.data, layer.bias.data if bias else None)
+            else:
+                new = ExpandedConv2d(part, *layout, bias, rate, composition, **options.get(name, {}))
+        else:
+            return None
+        return new.astype(layer.weight.dtype).train(layer.training)
+
+    expanded, count = _replaced(model, replacement)
+    if not count:
+        raise ValueError(f"expand: {type(model).__name__} has no layer that {part!r} expands")
+    return expanded
 
 
-def expanded_layers(model: Module) -> Iterator[Expanded]:
-    """The expanded layers of a model."""
-    return (layer for layer in model.modules() if isinstance(layer, Expanded))
-
-
-@contextlib.contextmanager
-def layer_by_layer(model: Module) -> Iterator[None]:
-    """Run every expanded layer of `model` as composition="feature" inside a `with` block."""
-    before = [(layer, layer.composition) for layer in expanded_layers(model)]
-    try:
-        for layer, _ in before:
-            layer.composition = "feature"
-        yield
-    finally:
-        for layer, composition in before:
-            layer.composition = composition
+def _is_large(layer: Conv2d) -> bool:
+    return layer.kernel_size != (1, 1)
 
 
 def _fits_ck(layer: Conv2d) -> bool:
@@ -93,13 +97,57 @@ def _fits_ck(layer: Conv2d) -> bool:
     return layer.kernel_size == (k, k) and k > 3 and k % 2 == 1 and layer.dilation == (1, 1)
 
 
-def _replaced(model: Module, replacement: Callable[[str, Module], Module | None]) -> Module:
-    """A deep copy in which each layer is replaced by `replacement(name, layer)`, unless that is None."""
+def _has_a_cross(layer: Conv2d) -> bool:
+    return all(size > 1 and size % 2 == 1 for size in layer.kernel_size)
+
+
+FITS = {"cl": _is_large, "ck": _fits_ck, "ac": _has_a_cross, "do": _is_large}
+
+
+def contract(model: Module, fold_batch_norm: bool = False) -> Module:
+    """A copy of `model` with every expanded layer, whatever is nested in it, replaced by the plain layer that computes
+    the same in evaluation mode.
+
+    Names and shapes of its state are those of the model before it was expanded, except that what was an `ACBlock` has
+    a bias. All else, batch norm too, is copied. fold_batch_norm=True takes batch norm behind a convolution into the
+    convolution too, in every `Sequential`, and leaves an `Identity` in its place.
+    """
+    compact, count = _replaced(model, lambda name, layer: layer.contract() if isinstance(layer, Contractible) else None)
+    if fold_batch_norm:
+        fold_batch_norms(compact)
+    if made_by := getattr(model, "creation", None):
+        contracted = made_by["contracted"] or count > 0
+        compact.creation = {**made_by, "contracted": contracted, "folded": made_by["folded"] or fold_batch_norm}
+    return compact
+
+
+def expanded_layers(model: Module) -> Iterator[Contractible]:
+    """The expanded layers of a model, nested ones too."""
+    return (layer for layer in model.modules() if isinstance(layer, Contractible))
+
+
+@contextlib.contextmanager
+def layer_by_layer(model: Module) -> Iterator[None]:
+    """Run every expanded layer of `model` that can as composition="feature" inside a `with` block."""
+    before = [(layer, layer.composition) for layer in expanded_layers(model)]
+    try:
+        for layer, _ in before:
+            if "feature" in layer.compositions:
+                layer.composition = "feature"
+        yield
+    finally:
+        for layer, composition in before:
+            layer.composition = composition
+
+
+def _replaced(model: Module, replacement: Callable[[str, Module], Module | None]) -> tuple[Module, int]:
+    """A deep copy in which each layer is replaced by `replacement(name, layer)`, unless that is None; how many."""
     copies = {}  # what deepcopy has to take for each old layer: a shared layer stays shared
     for name, layer in model.named_modules():
         new = replacement(name, layer)
         if new is not None:
             copies[id(layer)] = new
+    count = len(copies)
     copied = copy.deepcopy(model, copies)
     copied.zero_grad()
-    return copied
+    return copied, count

@@ -95,3 +95,45 @@ def test_comparisons_are_plain_arrays():
     ]:
         assert type(result) is np.ndarray
         np.testing.assert_array_equal(result, expected)
+
+
+@pytest.mark.parametrize(
+    "index", [np.array([0, 2]), [0, 2], np.array([True, False, True]), (np.array([0, 2]),)], ids=str
+)
+def test_an_index_changed_before_backward_does_not_matter(index):
+    x = Tensor(np.zeros(3), requires_grad=True)
+    y = x[index]
+    first = index[0] if isinstance(index, tuple) else index
+    first[:] = [1] * len(first)
+    y.sum().backward()
+    assert x.grad.tolist() == [1, 0, 1]
+
+
+def test_the_mean_of_more_elements_than_float16_counts():
+    x = Tensor(np.ones(70_000, np.float16), requires_grad=True)
+    x.mean().backward()
+    np.testing.assert_allclose(x.grad, 1 / 70_000, atol=6e-8)  # the smallest float16
+
+
+@pytest.mark.parametrize("ddof", [1, 2])
+@pytest.mark.filterwarnings("ignore:Degrees of freedom", "ignore:invalid value")
+def test_a_variance_without_degrees_of_freedom_has_the_gradient_nan(ddof):
+    x = Tensor(np.ones((1, 3)), requires_grad=True)
+    y = x.var(axis=0, ddof=ddof)
+    y.sum().backward()
+    assert np.isnan(y.data).all() and np.isnan(x.grad).all()
+
+
+def test_numpy_integers_are_axes():
+    x = tensor(np.ones((2, 3, 4)))
+    assert F.concatenate([x, x], axis=np.int64(1)).shape == (2, 6, 4)
+    assert F.stack([x, x], axis=np.int8(-1)).shape == (2, 3, 4, 2)
+    assert x.flatten(np.int64(1)).shape == (2, 12)
+
+
+def test_flatten_from_the_end_and_out_of_range():
+    x = tensor(np.ones((2, 3)))
+    assert x.flatten(-1).shape == (2, 3) and x.flatten(-2).shape == (6,) and tensor(1.0).flatten().shape == (1,)
+    for start in (2, -3, -4):
+        with pytest.raises(ValueError, match=rf"flatten: start_axis must be in -2..1 for x .*\(2, 3\); got {start}"):
+            x.flatten(start)

@@ -46,3 +46,47 @@ def test_other_threads_go_on_recording():
         thread.start()
         thread.join()
     assert seen == [True]
+
+
+def test_a_generator_records_nothing_and_its_consumer_does():
+    closed = []
+
+    @no_grad()
+    def running_sum():
+        """Adds up."""
+        total = 0
+        try:
+            while True:
+                assert not is_grad_enabled()
+                try:
+                    value = yield total
+                except KeyError:
+                    return total
+                total = 10 if value is None else total + value
+        finally:
+            closed.append(is_grad_enabled())
+
+    sums = running_sum()
+    assert running_sum.__doc__ == "Adds up." and next(sums) == 0 and is_grad_enabled()
+    assert (sums.send(3), next(sums)) == (3, 10) and is_grad_enabled()
+    with pytest.raises(StopIteration) as stop:
+        sums.throw(KeyError())
+    assert stop.value.value == 10
+    with pytest.raises(ValueError, match="mine"):
+        next(other := running_sum()), other.throw(ValueError("mine"))
+    other = running_sum()
+    next(other)
+    other.close()
+    assert closed == [False] * 3 and is_grad_enabled()
+
+
+def test_async_functions_are_refused():
+    async def coroutine():
+        pass
+
+    async def items():
+        yield 1
+
+    for function in (coroutine, items):
+        with pytest.raises(TypeError, match=rf"no_grad: {function.__name__} is async; write `with no_grad"):
+            no_grad()(function)

@@ -1,3 +1,4 @@
+import array as array_module
 import copy
 
 import numpy as np
@@ -27,6 +28,10 @@ def test_tensor_copies_and_Tensor_shares():
     assert not np.shares_memory(tensor(array).data, array)
     assert not np.shares_memory(tensor(Tensor(array)).data, array)
     assert Tensor(array).data is array
+    numbers = array_module.array("d", [1.0, 2.0])
+    copied = tensor(numbers)
+    numbers[0] = 7.0
+    assert copied.data.tolist() == [1, 2] and copied.dtype == np.float64
     with pytest.raises(TypeError, match=r"Tensor: data must be an array, got list; use tensor\(data\)"):
         Tensor([1.0])
 

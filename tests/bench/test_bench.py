@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from bench.__main__ import BENCHES
 from bench.floors import Ceilings
 from bench.report import table
 from bench.timing import Times, take_turns
@@ -54,11 +55,11 @@ def test_tables_align_and_leave_gaps():
 def test_without_a_name_it_lists_the_benchmarks():
     listed = run()
     assert listed.returncode == 0
-    assert all(name in listed.stdout for name in ("smallnet", "conv", "kernels"))
+    assert all(name in listed.stdout for name in BENCHES)
     assert run("nonsense").returncode == 2
 
 
-@pytest.mark.parametrize("name", ["smallnet", "conv", "kernels"])
+@pytest.mark.parametrize("name", BENCHES)
 def test_every_benchmark_runs_and_writes_json(name, tmp_path):
     if runtime.mode() != "compiled":
         pytest.skip("ceilings are measured by compiled kernels")

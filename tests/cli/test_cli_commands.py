@@ -130,9 +130,14 @@ sys.exit(cli.main(["doctor", "--device", "cpu"]))
 
 
 def test_doctor_says_which_kernel_does_not_compile(tmp_path):
-    compiler = tmp_path / "refuses"
+    compiler = tmp_path / "refuses"  # it compiles what asks for the processor's vector width, and no kernel
     compiler.write_text(
-        '#!/bin/sh\n[ "$1" = --version ] && echo refuses 1.0 && exit 0\necho syntax error >&2\nexit 1\n'
+        "#!/bin/sh\n"
+        '[ "$1" = --version ] && echo refuses 1.0 && exit 0\n'
+        "source=$(cat)\n"
+        """case $source in *vector_bytes*) printf '%s' "$source" | c++ "$@"; exit;; esac\n"""
+        "echo syntax error >&2\n"
+        "exit 1\n"
     )
     compiler.chmod(0o755)
     answer = command(

@@ -150,6 +150,27 @@ def test_nan_and_infinity_propagate():
     assert np.isnan(y[1:4, 1:4]).all() and np.isinf(y[0, :2]).all() and not y[4].any()
 
 
+@pytest.mark.parametrize(
+    "x_shape, w_shape, padding", [((1, 2, 1, 60000), (4, 2, 1, 9), (0, 4)), ((1, 1, 16, 40000), (9, 1, 3, 3), 1)]
+)
+def test_rows_too_long_for_a_tile(x_shape, w_shape, padding):
+    if runtime.mode() == "checked":
+        pytest.skip("too large for the checker, which follows every access")
+    g, x, w, bias, grad = arrays(x_shape, w_shape, {"padding": padding}, "float32")
+    if runtime.compiled_for(x):
+        assert "direct" not in conv.methods(g, x)
+    given = conv.forward(x, w, bias, padding=padding), *conv.backward(grad, x, w, padding=padding)
+    wanted = conv.reference_forward(x, w, bias, padding=padding), *conv.reference_backward(grad, x, w, padding=padding)
+    for a, b in zip(given, wanted, strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=tolerance(g, "float32", g.oh * g.ow))
+
+
+def test_a_convolution_of_single_channels_is_depthwise():
+    g = conv.geometry((2, 6, 8, 8), (12, 1, 3, 3), 1, 1, 1, 6)
+    assert conv.method(g) == "depthwise"
+    assert conv.methods(conv.geometry((2, 6, 8, 8), (6, 2, 3, 3), 1, 1, 1, 3), np.zeros(1)) == ["im2col", "direct"]
+
+
 def test_tuning_measures_once_and_says_what_it_chose(monkeypatch):
     _, x, w, _, grad = arrays((2, 3, 9, 9), (4, 3, 3, 3), {"padding": 1}, "float32")
     if not runtime.compiled_for(x):
@@ -172,6 +193,7 @@ def test_tuning_measures_once_and_says_what_it_chose(monkeypatch):
         ((4, 4, 2, 8), (6, 4, 3, 3), {}, "does not fit into x of shape (4, 4, 2, 8)"),
         ((4, 4, 8), (6, 4, 3, 3), {}, "x must be (N, C, H, W)"),
         ((4, 4, 8, 8), (6, 4, 3, 3), {"stride": 0}, "stride must be an integer >= 1"),
+        ((4, 4, 8, 8), (6, 4, 3, 3), {"groups": 1.0}, "groups must be a positive integer; got 1.0"),
         ((4, 4, 8, 8), (6, 4, 3, 3), {"padding": (1, -1)}, "padding must be an integer >= 0"),
     ],
 )

@@ -34,9 +34,12 @@ def test_round_trip_keeps_every_bit_the_options_and_the_dtype(tmp_path, options,
 
 
 def test_contracted_model_loads_as_the_plain_network(tmp_path):
-    compact = contract(models.create("smallnet", kernel_size=5, expand="cl", rate=2))
+    options = {"kernel_size": 5, "expand": "cl", "rate": 2}
+    compact = contract(models.create("smallnet", **options))
     again = serialization.load(saved(tmp_path, compact))
-    assert again.creation == {"name": "smallnet", "options": {"kernel_size": 5}, "contracted": True}
+    # the file also tells how the network was trained
+    assert again.creation == compact.creation
+    assert again.creation["contracted"] and again.creation["options"]["expand"] == "cl"
     assert type(again[0]) is nn.Conv2d
     np.testing.assert_array_equal(again[0].weight.data, compact[0].weight.data)
 

@@ -63,6 +63,24 @@ def test_count_leaves_the_model_as_it_was(composition):
         np.testing.assert_array_equal(array, before[name])
 
 
+def test_do_conv_is_counted_as_its_convolution_and_with_its_parameters():
+    plain = models.count(models.create("smallnet"), (3, 32, 32))
+    do = models.count(models.create("smallnet", expand="do"), (3, 32, 32))
+    assert do.parameters == plain.parameters + (3 + 8 + 16) * 49 * 49  # D' of each, the identity is none
+    assert (do.macs, do.operations, do.all_operations) == (plain.macs, plain.operations, plain.all_operations)
+
+
+def test_asymmetric_blocks_are_counted_branch_by_branch():
+    plain = models.create("smallnet")
+    ac = models.count(models.create("smallnet", expand="ac"), (3, 32, 32))
+    channels, sides = [(3, 8), (8, 16), (16, 32)], [32, 16, 8]
+    # 7 + 7 taps more for each pair of channels, three batch norms for one bias.
+    more = sum(14 * i * o + 5 * o for i, o in channels)
+    assert ac.parameters == models.count(plain, (3, 32, 32)).parameters + more
+    more = sum(14 * i * o * side**2 for (i, o), side in zip(channels, sides, strict=True))
+    assert ac.macs == models.count(plain, (3, 32, 32)).macs + more
+
+
 def test_contracting_gives_the_plain_networks_count():
     expanded = models.create("smallnet", expand="cl+fc")
     assert models.count(contract(expanded), (3, 32, 32)) == models.count(models.create("smallnet"), (3, 32, 32))
@@ -110,8 +128,8 @@ def test_layers_read_as_they_are_written():
         (lambda: models.create("smallnet", image_size=4), "images of 4 x 4 leave nothing"),
         (lambda: models.create("smallnet", kernel_size=3, expand="ck"), "no layer that 'ck' expands"),
         (
-            lambda: models.create("smallnet", expand="do"),
-            r"must be one of cl, ck, fc, cl\+fc, ck\+fc; got 'do'",
+            lambda: models.create("smallnet", expand="dw"),
+            "strategy must be one of cl, ck, ac, fc, do, or several .*; got 'dw'",
         ),
     ],
 )

@@ -200,3 +200,16 @@ def test_fans_and_gains():
 def test_errors_name_layer_and_argument(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_numpy_integers_are_sizes():
+    n = np.int64
+    for layer, x in [
+        (nn.Linear(n(3), n(2)), images(0, 5, 3)),
+        (nn.BatchNorm2d(n(4)), images(0, 2, 4, 3, 3)),
+        (nn.Conv2d(n(4), n(2), n(3), groups=n(2)), images(0, 2, 4, 3, 3)),
+        (nn.MaxPool2d(n(2)), images(0, 2, 4, 3, 3)),
+    ]:
+        layer(x)
+        assert not any(isinstance(value, np.integer) for value in vars(layer).values())
+    assert nn.AdaptiveAvgPool2d(n(2))(images(0, 2, 4, 3, 3)).shape == (2, 4, 2, 2)

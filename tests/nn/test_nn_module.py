@@ -187,3 +187,58 @@ def test_lists_of_modules():
         modules[2] = nn.ReLU()
     with pytest.raises(TypeError, match="ModuleList defines no forward"):
         modules(tensor([1.0]))
+
+
+def test_slices_of_containers_share_their_modules():
+    net = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 2)).eval()
+    part = net[np.int64(0) : 2]
+    assert type(part) is nn.Sequential and list(part) == [net[0], net[1]] and not part.training
+    assert list(net[::-1]) == [net[2], net[1], net[0]]
+    assert type(nn.ModuleList(net)[1:]) is nn.ModuleList
+    with pytest.raises(TypeError):
+        net[0:2] = nn.ReLU()
+    assert len(net) == 3
+
+
+def test_state_that_does_not_convert_is_refused_before_anything_changes():
+    net = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm2d(3))
+    before = {name: array.copy() for name, array in net.state_dict().items()}
+    state = {
+        **{name: np.full_like(array, 7) for name, array in before.items()},
+        "0.weight": np.ones((3, 2), complex),
+        "0.bias": np.array(["1", "2", "3"]),
+        "1.weight": [[1], [2, 3]],
+        "1.num_batches_tracked": np.array(np.nan),
+    }
+    with pytest.raises(ValueError) as error:
+        net.load_state_dict(state)
+    faults = str(error.value).split("\n")[1:]
+    assert faults[:2] == [
+        "  dtype of 0.weight: the module has float32, the state has complex128",
+        "  dtype of 0.bias: the module has float32, the state has <U1",
+    ]
+    assert faults[2].startswith("  1.weight is no array: ")
+    assert faults[3] == "  dtype of 1.num_batches_tracked: the module has int64, the state has float64"
+    for name, array in net.state_dict().items():
+        np.testing.assert_array_equal(array, before[name])
+
+
+def test_loading_tensors_and_the_modules_own_arrays():
+    net = nn.Linear(2, 2)
+    net.load_state_dict(dict(net.named_parameters()))
+    two = nn.ModuleList([nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False)])
+    first, second = (array.copy() for array in two.state_dict().values())
+    two.load_state_dict({"0.weight": two[1].weight, "1.weight": two[0].weight})
+    np.testing.assert_array_equal(two[0].weight.data, second)
+    np.testing.assert_array_equal(two[1].weight.data, first)
+
+
+@pytest.mark.parametrize("value", [tensor([1.0], requires_grad=True), np.ones(1)], ids=["tensor", "array"])
+def test_a_parameter_is_not_replaced_by_what_is_none(value):
+    net = Net()
+    before = net.scale
+    with pytest.raises(TypeError, match=r"Net.scale is a Parameter, and a \w+ would take it out of parameters\(\)"):
+        net.scale = value
+    assert net.scale is before
+    net.scale = nn.Parameter(np.zeros(1, np.float32))
+    assert "scale" in net.state_dict()

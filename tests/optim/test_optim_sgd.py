@@ -161,3 +161,46 @@ def test_errors(make, error, message):
     (a,) = parameters(9, (3,))
     with pytest.raises(error, match=message):
         make(a)
+
+
+def test_a_step_that_cannot_be_made_moves_nothing():
+    a, b, c = parameters(10, (3,), (2,), (4,))
+    optimizer = SGD([{"params": [a]}, {"params": [b, c]}], lr=0.1, momentum=0.9)
+    before = [w.data.copy() for w in (a, b, c)]
+
+    def refuses(error, message):
+        with pytest.raises(error, match=message):
+            optimizer.step()
+        for w, array in zip((a, b, c), before, strict=True):
+            np.testing.assert_array_equal(w.data, array)
+
+    a.grad, c.grad = np.ones(3), np.ones(3)
+    refuses(ValueError, r"SGD.step: in group 1: gradient 1 must have its parameter's shape \(4,\); it has shape \(3,\)")
+    c.grad = np.ones(4, np.float32)
+    refuses(TypeError, "SGD.step: in group 1: gradient 1 must be float64 as its parameter is; it is float32")
+    c.grad = np.ones(4)
+    optimizer.param_groups[1]["lr"] = float("nan")
+    refuses(ValueError, "lr of group 1 must be >= 0; got nan")
+    optimizer.param_groups[1].update(lr=0.1, momentum=0, nesterov=True)
+    refuses(ValueError, "nesterov in group 1 needs momentum > 0")
+    del optimizer.param_groups[1]["nesterov"]
+    refuses(ValueError, "SGD: group 1 lacks nesterov")
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"groups": [{"lr": 1.0}]}, ValueError, "group 0 lacks momentum, nesterov, weight_decay"),
+        ({"velocities": [[0.0, 0.0, 0.0]]}, TypeError, "velocity of parameter 0 must be an array of floats; got list"),
+        ({"velocities": [np.array(["a"] * 3)]}, TypeError, "velocity of parameter 0 must be an array .*; got <U1"),
+    ],
+)
+def test_states_with_faults_change_nothing(change, error, message):
+    (a,) = parameters(11, (3,))
+    optimizer = SGD([a], lr=0.1, momentum=0.9)
+    state = SGD([a], lr=0.5, momentum=0.9).state_dict()
+    with pytest.raises(error, match=message):
+        optimizer.load_state_dict({**state, **change})
+    with pytest.raises(ValueError, match="the state has no groups and no velocities"):
+        optimizer.load_state_dict({})
+    assert optimizer.param_groups[0]["lr"] == 0.1

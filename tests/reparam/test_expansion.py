@@ -6,10 +6,11 @@ import pytest
 import cupynn
 from cupynn import models, nn, ops
 from cupynn.autograd import Tensor
-from cupynn.nn.expanded import Expanded, ExpandedConv2d, ExpandedLinear
+from cupynn.nn.contractible import Contractible
+from cupynn.nn.expanded import ExpandedConv2d, ExpandedLinear
 from cupynn.reparam import contract, expand, verify_contraction
 
-STRATEGIES = ["cl", "ck", "fc", "cl+fc", "ck+fc"]
+STRATEGIES = ["cl", "ck", "fc", "cl+fc", "ck+fc", "do", "ac", "fc+do", "ck+fc+do", "ac+do"]
 
 
 def trained(model, dtype, steps=3):
@@ -31,8 +32,12 @@ def trained(model, dtype, steps=3):
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_trained_then_contracted_gives_the_same_logits(strategy, dtype, bound):
     cupynn.manual_seed(1)
-    plain = models.create("smallnet", kernel_size=7, image_size=16)
-    model = trained(models.create("smallnet", kernel_size=7, image_size=16, expand=strategy, rate=2), dtype)
+    options = {
+        "kernel_size": 5 if "do" in strategy else 7,
+        "image_size": 16,
+    }  # DO-Conv's feature maps are 25 or 49 fold
+    plain = models.create("smallnet", **options)
+    model = trained(models.create("smallnet", **options, expand=strategy, rate=2), dtype)
     compact = contract(model)
     result = verify_contraction(model, compact, (3, 16, 16))
     assert result.bound == bound and result.dtype == dtype
@@ -72,17 +77,67 @@ def small():
 
 
 def kinds(model):
-    return {name: type(layer) for name, layer in model.named_modules() if isinstance(layer, Expanded)}
+    return {name: type(layer) for name, layer in model.named_modules() if isinstance(layer, Contractible)}
 
 
 def test_which_layers_are_expanded():
     assert kinds(expand(small(), "cl")) == {"0": ExpandedConv2d, "3.1": ExpandedConv2d}
     assert kinds(expand(small(), "ck")) == {"0": ExpandedConv2d}
+    assert kinds(expand(small(), "do")) == {"0": nn.DOConv2d, "3.1": nn.DOConv2d}
+    assert kinds(expand(small(), "ac")) == {"0": nn.ACBlock, "3.1": nn.ACBlock}
     assert kinds(expand(small(), "fc")) == {"5": ExpandedLinear}
     assert kinds(expand(small(), "ck+fc")) == {"0": ExpandedConv2d, "5": ExpandedLinear}
     depthwise = expand(small(), "cl", rate=2)[3][1]
     assert [part.weight.shape for part in depthwise.layers] == [(8, 1, 1, 1), (8, 2, 3, 3), (4, 2, 1, 1)]
     assert all(part.bias is None for part in depthwise.layers)
+
+
+def test_do_keeps_what_was_learned_and_draws_nothing():
+    model = trained(models.create("smallnet", kernel_size=5, image_size=16, expand="ac"), "float64")
+    x = Tensor(np.random.default_rng(0).standard_normal((2, 3, 16, 16)))
+    for learned in (model, contract(model)):
+        cupynn.manual_seed(4)
+        expanded = expand(learned, "do")
+        drawn = cupynn.device.generator().random()
+        cupynn.manual_seed(4)
+        assert drawn == cupynn.device.generator().random()
+        # The identity composes W to itself, bit for bit; the convolutions are the same ones.
+        np.testing.assert_array_equal(expanded.eval()(x).data, learned.eval()(x).data)
+
+
+@pytest.mark.parametrize("strategy", ["do", "ac", "ck+do"])
+def test_two_trainings_give_the_same_bits(strategy):
+    states = []
+    for _ in range(2):
+        cupynn.manual_seed(6)
+        model = models.create("smallnet", kernel_size=5, image_size=16, expand=strategy, rate=1)
+        states.append(trained(model, "float32", steps=5).state_dict())
+    for name, array in states[0].items():
+        np.testing.assert_array_equal(array, states[1][name], err_msg=name)
+
+
+def test_what_was_done_to_a_created_model_is_known():
+    one = models.create("smallnet", expand="ck+do", rate=2)
+    other = expand(models.create("smallnet", expand="ck", rate=2), "do")
+    assert one.creation == other.creation and one.creation["options"]["expand"] == "ck+do"
+    assert list(one.state_dict()) == list(other.state_dict())
+    assert contract(one).creation == {**one.creation, "contracted": True}
+    folded = contract(one, fold_batch_norm=True)
+    assert folded.creation == {**one.creation, "contracted": True, "folded": True}
+    assert not hasattr(expand(folded, "do"), "creation")
+
+
+@pytest.mark.parametrize("strategy", ["do", "ac", "ck+fc+do", "ac+do"])
+def test_expanded_and_contracted_models_are_saved_and_loaded(strategy, tmp_path):
+    options = {"kernel_size": 5, "image_size": 16, "expand": strategy, "rate": 1}
+    model = trained(models.create("smallnet", **options), "float32", steps=1)
+    for saved in (model, contract(model), contract(model, fold_batch_norm=True)):
+        cupynn.save(saved, tmp_path / "model.safetensors")
+        again = cupynn.load(tmp_path / "model.safetensors")
+        assert again.creation == saved.creation
+        before, after = saved.state_dict(), again.state_dict()
+        assert list(before) == list(after)
+        assert all(np.array_equal(before[name], after[name]) for name in before)
 
 
 def test_the_input_is_untouched_and_shares_nothing():
@@ -145,12 +200,16 @@ def test_verification_finds_padding_in_the_wrong_layer():
 
 
 def test_errors():
-    for strategy in ("do", "ac", "", "fc+cl"):
-        with pytest.raises(ValueError, match=r"expand: strategy must be one of cl, ck, fc, cl\+fc, ck\+fc"):
+    for strategy in ("dw", "", "fc+cl", "cl+ac", "do+do"):
+        with pytest.raises(ValueError, match="expand: strategy must be one of cl, ck, ac, fc, do, or several"):
             expand(small(), strategy)
     with pytest.raises(ValueError, match="expand: Sequential has no layer that 'fc' expands"):
         expand(nn.Sequential(nn.Conv2d(1, 1, 3), nn.Linear(4, 2)), "cl+fc")
     with pytest.raises(ValueError, match="has expanded layers already"):
         expand(expand(small(), "cl"), "fc")
+    with pytest.raises(ValueError, match="has expanded layers already"):
+        expand(expand(small(), "do"), "do")
+    with pytest.raises(ValueError, match="no layer that 'ac' expands"):
+        expand(nn.Sequential(nn.Conv2d(2, 2, (1, 3)), nn.Conv2d(2, 2, 4)), "ac")
     with pytest.raises(TypeError, match="float64 and float32"):
         verify_contraction(small().astype("float64"), small(), (2, 4, 4))

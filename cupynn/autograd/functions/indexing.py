@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,10 @@ class GetItem(Function):
     """y = x[index]; an element picked several times gets the sum of its gradients"""
 
     def forward(self, x):
-        return x[self.index]
+        y = x[self.index]
+        if self.needs_grad[0]:
+            self.index = _kept(self.index)
+        return y
 
     def backward(self, grad):
         xp = xp_of(grad)
@@ -35,6 +39,13 @@ def _may_repeat(index: Any) -> bool:
         if getattr(item, "ndim", 0) > 0 and item.dtype.kind != "b":
             return True
     return False
+
+
+def _kept(index: Any) -> Any:
+    """The index as it is now, whatever its owner writes to it before backward."""
+    if isinstance(index, tuple):
+        return tuple([_kept(item) for item in index])
+    return copy.deepcopy(index) if isinstance(index, list) or hasattr(index, "dtype") else index
 
 
 def getitem(x: Tensor, index: Any) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -48,8 +49,10 @@ def stack(arrays: Sequence[Any], axis: int = 0) -> Tensor:
 
 
 def _checked_axis(name: str, arrays: Sequence[Any], axis: Any) -> int:
-    if not isinstance(axis, int):
-        raise TypeError(f"{name}: axis must be an int; got {axis!r}")
+    try:
+        axis = operator.index(axis)
+    except TypeError:
+        raise TypeError(f"{name}: axis must be an int; got {axis!r}") from None
     if len(arrays) == 0:
         raise ValueError(f"{name}: needs at least one array; got none")
     return axis

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from cupynn.autograd.function import Function
@@ -47,7 +48,7 @@ class Mean(Function):
         grad = grad.reshape(_kept(shape, self.axis))
         if 0 in shape:
             return xp_of(grad).zeros(shape, grad.dtype)
-        return xp_of(grad).broadcast_to(grad / _count(shape, self.axis), shape)
+        return xp_of(grad).broadcast_to(grad * (1 / _count(shape, self.axis)), shape)  # float16 holds no count > 65504
 
 
 class Var(Function):
@@ -61,7 +62,8 @@ class Var(Function):
         (x,) = self.saved
         if x.size == 0:
             return xp_of(grad).zeros(x.shape, grad.dtype)
-        scale = 2 / (_count(x.shape, self.axis) - self.ddof)
+        freedom = _count(x.shape, self.axis) - self.ddof
+        scale = 2 / freedom if freedom > 0 else math.inf  # as in NumPy's var: nan where x = mean
         centred = x - x.mean(axis=self.axis, keepdims=True)
         return grad.reshape(_kept(x.shape, self.axis)) * scale * centred
 

@@ -93,7 +93,12 @@ def transpose(x: Tensor, axes: Any = None) -> Tensor:
 
 def flatten(x: Tensor, start_axis: int = 0) -> Tensor:
     """All axes from `start_axis` on made one."""
-    start = start_axis + x.ndim if start_axis < 0 else start_axis
+    axes = max(x.ndim, 1)  # a number is flattened to one axis
+    if not -axes <= start_axis < axes:
+        raise ValueError(
+            f"flatten: start_axis must be in {-axes}..{axes - 1} for x of shape {x.shape}; got {start_axis}"
+        )
+    start = start_axis + axes if start_axis < 0 else start_axis
     # Not -1: an empty array would leave the length open.
     return Reshape(shape=x.shape[:start] + (math.prod(x.shape[start:]),))(x)
 

@@ -6,7 +6,7 @@ Read in this order: `dispatch.py` (what the kernels call), `cpu.py` and `launche
 """
 
 from .build import cache_folder, compiler_version, find_compiler
-from .dispatch import compiled_for, ctype, is_gpu, launch, scalar, threads, vector_bytes
+from .dispatch import compiled_for, ctype, is_gpu, launch, scalar, shared_capacity, threads, vector_bytes
 from .errors import KernelCheckError, KernelCompileError
 from .modes import mode, set_mode
 
@@ -23,6 +23,7 @@ __all__ = [
     "mode",
     "scalar",
     "set_mode",
+    "shared_capacity",
     "threads",
     "vector_bytes",
 ]

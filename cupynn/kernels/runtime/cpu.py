@@ -54,8 +54,9 @@ _one_core = 0
 
 
 def _after_fork() -> None:
-    global _one_core
+    global _one_core, _building
     _one_core = 1
+    _building = threading.Lock()  # the parent's may have been held, by a thread that the child does not have
 
 
 if hasattr(os, "register_at_fork"):

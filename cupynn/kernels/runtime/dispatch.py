@@ -68,6 +68,12 @@ def threads(like: Array, gpu: int = 256) -> int:
     return gpu if is_gpu(like) else 1
 
 
+def shared_capacity(like: Array) -> int:
+    """Bytes of dynamic shared memory that a block can have: what the smallest GPU of compute capability 7.0 or more
+    gives, or what a CPU's second-level cache holds."""
+    return (64 << 10) if is_gpu(like) else cpu.SHARED_CAPACITY
+
+
 def vector_bytes(like: Array) -> int:
     """Bytes that one load moves: on the CPU a vector register (64 with AVX-512, 32 with AVX2, else 16), on a GPU 16."""
     return 16 if is_gpu(like) else build.target()[1]

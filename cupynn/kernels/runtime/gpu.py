@@ -28,18 +28,19 @@ def launch(
     args: Sequence[Any],
     shared_bytes: int,
 ) -> None:
-    """As `dispatch.launch`, on the current CUDA device and stream."""
+    """As `dispatch.launch`, on the device of the first array and its current stream."""
     import cupy
 
     if 0 in grid:
         return  # CuPy would run one block
-    here = cupy.cuda.Device().id
+    here = next(value.device.id for value in args if isinstance(value, cupy.ndarray))
     path = cpu.source_path(name)
-    function = _functions.get((path, expression, here)) or _compile(path, expression, here)
-    if shared_bytes > PLAIN_SHARED and function.max_dynamic_shared_size_bytes < shared_bytes:
-        function.max_dynamic_shared_size_bytes = shared_bytes
-    values = [_argument(path, expression, i, value, cupy, here) for i, value in enumerate(args)]
-    function(grid, block, tuple(values), shared_mem=shared_bytes)
+    with cupy.cuda.Device(here):
+        function = _functions.get((path, expression, here)) or _compile(path, expression, here)
+        if shared_bytes > PLAIN_SHARED and function.max_dynamic_shared_size_bytes < shared_bytes:
+            function.max_dynamic_shared_size_bytes = shared_bytes
+        values = [_argument(path, expression, i, value, cupy, here) for i, value in enumerate(args)]
+        function(grid, block, tuple(values), shared_mem=shared_bytes)
 
 
 def _compile(path: pathlib.Path, expression: str, here: int) -> Any:

@@ -6,6 +6,7 @@ import os
 import warnings
 
 from . import build
+from .errors import KernelCompileError
 
 MODES = ("compiled", "reference", "checked")
 
@@ -32,12 +33,21 @@ def compiler_found() -> bool:
     """True where a C++ compiler is at hand; otherwise says so once and the references run."""
     global _compiler_found
     if _compiler_found is None:
-        _compiler_found = build.find_compiler() is not None
+        _compiler_found = build.find_compiler() is not None and _compiles()
         if not _compiler_found:
             warnings.warn(
-                "cupynn: no C++ compiler found (g++, clang++ or the one named in CXX), so kernels run as NumPy "
+                "cupynn: no working C++ compiler found (g++, clang++ or the one named in CXX), so kernels run as NumPy "
                 "references, which are slow; install one, or set CUPYNN_KERNELS=reference to silence this",
                 RuntimeWarning,
                 stacklevel=3,
             )
     return _compiler_found
+
+
+def _compiles() -> bool:
+    """Whether the compiler makes a library of the few lines that ask it for the processor's vector width."""
+    try:
+        build.target()
+    except (KernelCompileError, OSError):
+        return False
+    return True

@@ -1,5 +1,6 @@
 """Launching on the GPU: what CuPy is asked for (with a recorder in its place), and on a GPU the same answers."""
 
+import contextlib
 import pathlib
 import sys
 import types
@@ -36,7 +37,12 @@ class CompileError(Exception):
 @pytest.fixture
 def cupy(monkeypatch):
     """A stand-in for CuPy that records the modules it is asked to compile, and their launches."""
-    modules = []
+    modules, entered = [], []
+
+    @contextlib.contextmanager
+    def use(number):
+        entered.append(number)
+        yield
 
     class RawModule:
         def __init__(self, **options):
@@ -53,9 +59,8 @@ def cupy(monkeypatch):
         ndarray=FakeArray,
         RawModule=RawModule,
         modules=modules,
-        cuda=types.SimpleNamespace(
-            Device=lambda: types.SimpleNamespace(id=0), compiler=types.SimpleNamespace(CompileException=CompileError)
-        ),
+        entered=entered,
+        cuda=types.SimpleNamespace(Device=use, compiler=types.SimpleNamespace(CompileException=CompileError)),
     )
     monkeypatch.setitem(sys.modules, "cupy", fake)
     monkeypatch.setattr(gpu, "_functions", {})
@@ -95,6 +100,14 @@ def test_a_changed_header_changes_what_cupy_caches(cupy, tmp_path):
 def test_an_empty_grid_does_nothing(cupy, vocabulary):
     runtime.launch(vocabulary, "coordinates", (3, 0), 1, (FakeArray(np.zeros(6, np.int32)),))
     assert not cupy.modules
+
+
+def test_the_kernel_runs_where_its_arrays_are(cupy, vocabulary):
+    for number in (1, 0, 1):
+        x = FakeArray(np.zeros(8), device=number)
+        runtime.launch(vocabulary, "reverse_rows<double>", 1, 8, (x, x, 8), shared_bytes=64)
+    assert cupy.entered == [1, 0, 1]
+    assert [len(module.function.calls) for module in cupy.modules] == [2, 1]  # compiled once for each device
 
 
 def test_compiled_once_and_large_shared_memory_is_asked_for(cupy, vocabulary):

@@ -19,8 +19,7 @@ print(runtime.mode(), runtime.compiled_for(x), runtime.compiled_for(x))
 
 def ask(**environment):
     """(what ASK prints, what it warns) in a process of its own."""
-    environment = {**os.environ, **environment}
-    environment.pop("CXX", None)
+    environment = {name: value for name, value in os.environ.items() if name != "CXX"} | environment
     command = [sys.executable, "-W", "always", "-c", ASK]
     process = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     return process.stdout.strip(), process.stderr
@@ -47,8 +46,14 @@ def test_an_unknown_mode():
 def test_without_a_compiler_one_warning_then_the_reference(tmp_path):
     out, err = ask(CUPYNN_KERNELS="compiled", PATH=str(tmp_path))
     assert out == "compiled False False"
-    assert err.count("RuntimeWarning: cupynn: no C++ compiler found") == 1
+    assert err.count("RuntimeWarning: cupynn: no working C++ compiler found") == 1
     assert ask(CUPYNN_KERNELS="reference", PATH=str(tmp_path)) == ("reference False False", "")
+
+
+def test_a_compiler_that_does_not_work_is_none(tmp_path):
+    out, err = ask(CUPYNN_KERNELS="compiled", CXX="false", CUPYNN_CACHE_DIR=str(tmp_path))
+    assert out == "compiled False False"
+    assert err.count("RuntimeWarning: cupynn: no working C++ compiler found") == 1
 
 
 def test_set_mode():
