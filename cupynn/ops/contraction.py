@@ -18,6 +18,7 @@ from functools import lru_cache
 
 from cupynn.autograd import Function
 from cupynn.device import Array, xp_of
+from cupynn.kernels.runtime import product
 
 # What it costs to add one element of a product into its window, and to start on a window at all, in
 # multiply-accumulates of a matrix product (measured on a CPU).
@@ -70,14 +71,14 @@ def contraction_order(channels: tuple[int, ...], kernel_sizes: tuple[tuple[int, 
 def _contract_pair(first: Array, second: Array) -> Array:
     """Contract (g, P, ah, aw, I), then (g, O, bh, bw, P), to (g, O, ah + bh - 1, aw + bw - 1, I)."""
     (g, p, ah, aw, i), (_, o, bh, bw, _) = first.shape, second.shape
-    product = second.reshape(g, o * bh * bw, p) @ first.reshape(g, p, ah * aw * i)
+    joined = product(second.reshape(g, o * bh * bw, p), first.reshape(g, p, ah * aw * i))
     if ah == aw == 1 or bh == bw == 1:
-        return product.reshape(g, o, ah + bh - 1, aw + bw - 1, i)
-    product = product.reshape(g, o, bh, bw, ah, aw, i)
-    result = xp_of(first).zeros((g, o, ah + bh - 1, aw + bw - 1, i), product.dtype)
+        return joined.reshape(g, o, ah + bh - 1, aw + bw - 1, i)
+    joined = joined.reshape(g, o, bh, bw, ah, aw, i)
+    result = xp_of(first).zeros((g, o, ah + bh - 1, aw + bw - 1, i), joined.dtype)
     for y in range(bh):
         for x in range(bw):
-            result[:, :, y : y + ah, x : x + aw] += product[:, :, y, x]
+            result[:, :, y : y + ah, x : x + aw] += joined[:, :, y, x]
     return result
 
 
@@ -90,9 +91,9 @@ def _contract_pair_backward(grad: Array, first: Array, second: Array, needs: tup
     grad = grad.reshape(g, o * bh * bw, ah * aw * i)
     d_first = d_second = None
     if needs[0]:
-        d_first = (second.reshape(g, o * bh * bw, p).swapaxes(1, 2) @ grad).reshape(first.shape)
+        d_first = product(second.reshape(g, o * bh * bw, p).swapaxes(1, 2), grad).reshape(first.shape)
     if needs[1]:
-        d_second = (grad @ first.reshape(g, p, ah * aw * i).swapaxes(1, 2)).reshape(second.shape)
+        d_second = product(grad, first.reshape(g, p, ah * aw * i).swapaxes(1, 2)).reshape(second.shape)
     return d_first, d_second
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from cupynn.autograd import Function
+from cupynn.kernels.runtime import product
 
 
 class Linear(Function):
@@ -10,7 +11,7 @@ class Linear(Function):
 
     def forward(self, x, w, bias):
         self.save(x, w)
-        y = x @ w.T
+        y = product(x, w.T)
         if bias is not None:
             y += bias
         return y
@@ -18,8 +19,8 @@ class Linear(Function):
     def backward(self, grad):
         x, w = self.saved
         rows = grad.reshape(-1, w.shape[0])
-        dx = grad @ w if self.needs_grad[0] else None
-        dw = rows.T @ x.reshape(-1, w.shape[1]) if self.needs_grad[1] else None
+        dx = product(grad, w) if self.needs_grad[0] else None
+        dw = product(rows.T, x.reshape(-1, w.shape[1])) if self.needs_grad[1] else None
         return dx, dw, rows.sum(axis=0) if self.needs_grad[2] else None
 
 
