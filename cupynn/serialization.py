@@ -6,8 +6,11 @@ The metadata holds text: `library` ("cupynn"), `version`, and for a model made b
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -39,9 +42,22 @@ def save(model: Module, path: str | os.PathLike) -> None:
             "contracted": json.dumps(made_by["contracted"]),
             "folded": json.dumps(made_by["folded"]),
         }
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with replacing(path) as beside:
         beside.write_bytes(safetensors.numpy.save(state, metadata))
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A path beside `path` to write to; behind the block the file is on the disk and renamed to `path`.
+
+    Nobody ever reads half a file, and threads that save to one path do not meet. A link stays a link.
+    """
+    path = path.resolve()
+    beside = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.part")
+    try:
+        yield beside
+        with open(beside, "rb+") as file:
+            os.fsync(file.fileno())
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
@@ -58,7 +74,7 @@ def load_state(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[str
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
-    except safetensors.SafetensorError as error:
+    except (safetensors.SafetensorError, TypeError) as error:  # TypeError: bfloat16, which NumPy has not
         size = path.stat().st_size
         raise ValueError(f"load: {path} ({size} bytes) is no whole safetensors file: {error}") from error
 

@@ -6,6 +6,8 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from cupynn.nn import Module
 from cupynn.reparam import expand as expand_model
 
@@ -41,6 +43,9 @@ def create(
     if name not in _builders:
         raise ValueError(f"create: there is no network {name!r}; there are {', '.join(names())}")
     builder = _builders[name]
+    # NumPy's numbers as Python's, which a saved file can hold
+    options = {key: value.item() if isinstance(value, np.generic) else value for key, value in options.items()}
+    rate = rate.item() if isinstance(rate, np.generic) else rate
     known = list(inspect.signature(builder).parameters)
     if unknown := [option for option in options if option not in known]:
         known += ["expand", "rate", "composition"]

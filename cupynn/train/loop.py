@@ -9,7 +9,7 @@ from typing import Any
 from cupynn import ops
 from cupynn.autograd import Tensor
 from cupynn.data import ArrayDataset, batches
-from cupynn.device import manual_seed
+from cupynn.device import manual_seed, xp_of
 from cupynn.nn import Module
 from cupynn.optim import SGD
 from cupynn.train.environment import environment, versions
@@ -41,9 +41,11 @@ def fit(
     `quiet` leaves out the progress bar and the line per epoch.
 
     Raises Interrupted (a KeyboardInterrupt) after Ctrl-C or SIGTERM: the batch at hand is finished and the weights are
-    saved first. Raises Diverged, an ArithmeticError, where the loss is not finite: the file keeps the last epoch's
-    weights.
+    saved first. Raises Diverged, an ArithmeticError, where the loss or a weight is not finite: the file keeps the
+    weights of the last epoch that ended well. Raises ValueError for an empty training set.
     """
+    if not len(train_set):
+        raise ValueError("fit: the training set holds no images")
     manual_seed(settings.seed)
     run_folder.add_config(
         settings=settings,
@@ -68,10 +70,16 @@ def fit(
             train = running.score()  # waits for the device
             seconds = time.perf_counter() - start
             if not math.isfinite(train.loss):
-                raise _diverged(train.loss, epoch, settings, run_folder, network)
-            weights = run_folder.save(model, network)
+                raise _diverged(f"the loss became {train.loss}", epoch, settings, run_folder, network)
+            if name := _not_finite(model):
+                raise _diverged(f"{name} is no longer finite", epoch, settings, run_folder, network)
+            test = None
             if stop.signal is None:
                 test = evaluate(model, test_set)
+                if len(test_set) and not math.isfinite(test.loss):
+                    raise _diverged(f"the test loss became {test.loss}", epoch, settings, run_folder, network)
+            weights = run_folder.save(model, network)
+            if test is not None:
                 record = {
                     "network": network,
                     "epoch": epoch + 1,
@@ -154,9 +162,17 @@ def _line(record: dict[str, Any], epochs: int) -> str:
     )
 
 
-def _diverged(loss: float, epoch: int, settings: Settings, run_folder: RunFolder, network: str) -> Diverged:
+def _not_finite(model: Module) -> str | None:
+    """The name of the first parameter or buffer that holds NaN or infinity."""
+    for name, array in model.state_dict().items():
+        if array.dtype.kind == "f" and not xp_of(array).isfinite(array).all():
+            return name
+    return None
+
+
+def _diverged(what: str, epoch: int, settings: Settings, run_folder: RunFolder, network: str) -> Diverged:
     kept = f"{run_folder.weights(network)} keeps the weights of epoch {epoch}" if epoch else "no weights were saved"
     return Diverged(
-        f"fit: the loss became {loss} in epoch {epoch + 1} of {settings.epochs} at lr={settings.lr}; "
+        f"fit: {what} in epoch {epoch + 1} of {settings.epochs} at lr={settings.lr}; "
         f"try a smaller learning rate; {kept}"
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import math
@@ -11,8 +10,11 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from cupynn import serialization
 from cupynn.nn import Module
+from cupynn.serialization import replacing
 
 CONFIG, METRICS, CURVES = "config.json", "metrics.jsonl", "curves.png"
 
@@ -23,21 +25,30 @@ class RunFolder:
     config.json: settings, data, versions and device. metrics.jsonl: one line per epoch and network. NAME.safetensors:
     the weights of network NAME after its last epoch; the only network of a plain run is called "model".
 
-    Raises FileExistsError where the folder holds a run, unless `overwrite`: then that run's files are removed.
+    Raises FileExistsError where the folder holds a run or weights, unless `overwrite`: then the run's own files are
+    removed, those that its config.json names, and no other.
     """
 
     def __init__(self, path: str | os.PathLike, overwrite: bool = False):
         self.path = pathlib.Path(path)
-        earlier = [self.path / name for name in (CONFIG, METRICS, CURVES)]
-        if self.path.is_dir():
+        if overwrite:
+            for file in self._own_files():
+                file.unlink(missing_ok=True)
+        elif self.path.is_dir():
+            earlier = [self.path / name for name in (CONFIG, METRICS, CURVES)]
             earlier += sorted(self.path.glob("*.safetensors"))
-        earlier = [file for file in earlier if file.exists()]
-        if earlier and not overwrite:
-            raise FileExistsError(f"{self.path} holds a run already ({earlier[0].name}); choose another folder")
+            if found := [file.name for file in earlier if file.exists()]:
+                raise FileExistsError(f"{self.path} holds a run already ({found[0]}); choose another folder")
         self.path.mkdir(parents=True, exist_ok=True)
-        for file in earlier:
-            file.unlink()
         self.config: dict[str, Any] = {}
+
+    def _own_files(self) -> list[pathlib.Path]:
+        """What an earlier run wrote here; the weights of `cupynn contract` too."""
+        try:
+            networks = list(read_config(self.path)["networks"])
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            return []
+        return [self.path / CONFIG, self.path / METRICS, self.path / CURVES, *map(self.weights, (*networks, "compact"))]
 
     def weights(self, network: str = "model") -> pathlib.Path:
         """Where the weights of `network` are."""
@@ -59,7 +70,8 @@ class RunFolder:
 
     def add_metrics(self, record: Mapping[str, Any]) -> None:
         """Append one line to metrics.jsonl. A number that is not finite becomes null, which JSON can say."""
-        finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
+        plain = {k: v.item() if isinstance(v, np.generic) else v for k, v in record.items()}
+        finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in plain.items()}
         with open(self.path / METRICS, "a") as file:
             file.write(json.dumps(finite) + "\n")
 
@@ -78,17 +90,6 @@ def read_config(path: str | os.PathLike) -> dict[str, Any]:
         raise FileNotFoundError(f"{path} is no run folder: it has no {CONFIG}") from None
     except json.JSONDecodeError as error:
         raise ValueError(f"{file}: expected JSON; {error}") from error
-
-
-@contextlib.contextmanager
-def replacing(path: pathlib.Path):
-    """A path beside `path` to write to, renamed to `path` behind the block: nobody ever reads half a file."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        yield beside
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def _plain(value: Any) -> Any:

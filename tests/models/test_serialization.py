@@ -1,3 +1,4 @@
+import concurrent.futures
 import json
 
 import numpy as np
@@ -31,6 +32,21 @@ def test_round_trip_keeps_every_bit_the_options_and_the_dtype(tmp_path, options,
         assert before[name].dtype == after[name].dtype and before[name].shape == after[name].shape, name
         np.testing.assert_array_equal(before[name], after[name])
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+def test_numpy_numbers_as_options_can_be_saved(tmp_path):
+    model = models.create("smallnet", classes=np.int64(7), expand="cl", rate=np.float64(0.5))
+    assert serialization.load(saved(tmp_path, model)).creation == model.creation
+
+
+def test_a_link_stays_a_link_and_threads_do_not_meet(tmp_path):
+    target, link = tmp_path / "far.safetensors", tmp_path / "link.safetensors"
+    link.symlink_to(target)
+    model = models.create("smallnet")
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: serialization.save(model, link), range(20)))
+    assert link.is_symlink() and serialization.load(target).creation == model.creation
+    assert sorted(file.name for file in tmp_path.iterdir()) == [target.name, link.name]
 
 
 def test_contracted_model_loads_as_the_plain_network(tmp_path):

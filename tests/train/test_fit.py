@@ -123,6 +123,24 @@ def test_a_loss_that_is_lost_stops_and_keeps_the_weights_before(tmp_path, digits
     assert not (tmp_path / "run" / "model.safetensors").exists()
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_weights_that_are_lost_in_the_last_step_are_not_saved(tmp_path, digits):
+    """The mean training loss of the epoch is still finite; the step after it was too large."""
+    train, test = few(digits[0], 64), few(digits[1], 20)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    settings = Settings(epochs=3, batch_size=64, lr=1e38, weight_decay=1e5, schedule="constant")
+    run = RunFolder(tmp_path)
+    with pytest.raises(Diverged, match=r"is no longer finite in epoch 1 of 3.*no weights were saved"):
+        fit(model, train, test, settings, run, quiet=True)
+    assert not run.weights().exists()
+
+
+def test_an_empty_training_set_is_refused(tmp_path, digits):
+    train, test = few(digits[0], 0), few(digits[1], 20)
+    with pytest.raises(ValueError, match="the training set holds no images"):
+        fit(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), train, test, Settings(), RunFolder(tmp_path), quiet=True)
+
+
 def test_evaluate_counts_over_all_batches_and_restores_the_mode(digits):
     test_set = few(digits[1], 23)
     model = network().train()

@@ -5,19 +5,25 @@ import pytest
 
 import cupynn
 from cupynn import models
+from cupynn.serialization import replacing
 from cupynn.train import RunFolder, draw_curves, read_config, throughput
-from cupynn.train.run_folder import replacing
 
 
-def test_a_folder_that_holds_a_run_is_refused_or_emptied(tmp_path):
-    (tmp_path / "notes.txt").write_text("mine")
-    run = RunFolder(tmp_path)  # other files are no run
-    run.add_metrics({"network": "model", "epoch": 1})
+def test_a_folder_that_holds_a_run_is_refused_or_overwritten(tmp_path):
+    for name in ("notes.txt", "pretrained.safetensors"):
+        (tmp_path / name).write_text("mine")
+    with pytest.raises(FileExistsError, match=r"holds a run already \(pretrained.safetensors\)"):
+        RunFolder(tmp_path)
+    run = RunFolder(tmp_path, overwrite=True)
+    run.add_config(networks={"plain": None})
+    run.add_metrics({"network": "plain", "epoch": 1})
     run.save(models.create("smallnet"), "plain")
-    with pytest.raises(FileExistsError, match=r"holds a run already \(metrics.jsonl\)"):
+    run.save(models.create("smallnet"), "compact")
+    with pytest.raises(FileExistsError, match=r"holds a run already \(config.json\)"):
         RunFolder(tmp_path)
     assert RunFolder(tmp_path, overwrite=True).metrics() == []
-    assert [file.name for file in tmp_path.iterdir()] == ["notes.txt"]
+    # what the run did not write is left alone
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["notes.txt", "pretrained.safetensors"]
 
 
 def test_parts_of_the_config_are_merged(tmp_path):
@@ -33,7 +39,7 @@ def test_parts_of_the_config_are_merged(tmp_path):
 def test_metrics_are_json_also_where_a_number_is_not_finite(tmp_path):
     run = RunFolder(tmp_path)
     run.add_metrics({"epoch": 1, "test_loss": float("nan")})
-    run.add_metrics({"epoch": 2, "test_loss": 0.5})
+    run.add_metrics({"epoch": np.int64(2), "test_loss": np.float32(0.5)})
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line, parse_constant=pytest.fail) for line in lines] == [
         {"epoch": 1, "test_loss": None},
