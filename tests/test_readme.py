@@ -1,5 +1,6 @@
 """The README's example runs as printed, and its map names what is there."""
 
+import json
 import pathlib
 import re
 
@@ -31,3 +32,19 @@ def test_every_folder_on_the_map_exists():
         first, *others = [part.strip("` ") for part in row.split(",")]
         for path in (first, *(f"cupynn/{other}" for other in others)):
             assert (ROOT / path).exists(), path
+
+
+def test_the_figures_are_those_that_were_measured():
+    measured = json.loads((ROOT / "bench" / "results" / "cpu-smallnet.json").read_text())
+    printed = re.findall(r"^\| (SmallNet-7 .*?) \| ([\d.]+) ms \| ([\d.]+) ms \| ([\d.]+) \|$", README, re.M)
+    keys = "cupynn ms", "PyTorch ms", "ratio"
+    assert printed == [
+        (row["network"], *(f"{row[key]:.{digits}f}" for key, digits in zip(keys, (1, 1, 2), strict=True)))
+        for row in measured["rows"]
+    ]
+    assert measured["machine"]["processor"] in README
+
+
+def test_the_layers_exist():
+    for name in re.findall(r"`nn\.(\w+)`", README):
+        assert hasattr(cupynn.nn, name), name
