@@ -69,13 +69,24 @@ def set_default_device(device: str) -> None:
 
 @contextlib.contextmanager
 def use_device(device: str) -> Iterator[None]:
-    """Make new arrays on `device` inside a `with` block."""
-    before = _default
+    """Make new arrays on `device` inside a `with` block. A GPU becomes CuPy's current device of this thread."""
+    global _default
+    before, current = _default, _current_gpu() if _parse(device)[0] == "cuda" and cuda_available() else None
     set_default_device(device)
     try:
         yield
     finally:
-        set_default_device(before)
+        _default = before
+        if current is not None:
+            import cupy
+
+            cupy.cuda.Device(current).use()
+
+
+def _current_gpu() -> int:
+    import cupy
+
+    return cupy.cuda.runtime.getDevice()
 
 
 def default_xp() -> ModuleType:

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -42,3 +43,28 @@ def test_asarray_does_not_copy():
 def test_import_brings_in_no_cupy():
     code = "import sys, cupynn; sys.exit('cupy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_use_device_gives_the_gpu_back_that_was_in_use(monkeypatch):
+    """A stand-in for CuPy with two GPUs, of which number 1 is current."""
+    state = types.SimpleNamespace(current=1)
+
+    class Device:
+        def __init__(self, number):
+            self.number = number
+
+        def use(self):
+            state.current = self.number
+
+    driver = types.SimpleNamespace(getDevice=lambda: state.current, getDeviceCount=lambda: 2)
+    fake = types.SimpleNamespace(
+        ndarray=type("ndarray", (), {}),
+        cuda=types.SimpleNamespace(is_available=lambda: True, Device=Device, runtime=driver),
+    )
+    monkeypatch.setitem(sys.modules, "cupy", fake)
+    with cupynn.use_device("cuda:0"):
+        assert state.current == 0 and cupynn.default_device() == "cuda:0"
+        with cupynn.use_device("cpu"):
+            assert cupynn.default_device() == "cpu"
+        assert cupynn.default_device() == "cuda:0"
+    assert state.current == 1 and cupynn.default_device() == "cpu"

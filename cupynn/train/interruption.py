@@ -31,7 +31,9 @@ def signals_as_request() -> Iterator[StopRequest]:
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
-    before = {number: signal.getsignal(number) or signal.SIG_DFL for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    # A shell ignores SIGINT for what it runs in the background: that stays.
+    before = {number: old or signal.SIG_DFL for number, old in handlers.items() if old is not signal.SIG_IGN}
 
     def ask(number: int, frame: object) -> None:
         request.signal = number

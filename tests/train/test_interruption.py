@@ -12,6 +12,7 @@ import cupynn
 from cupynn import models
 from cupynn.data import load
 from cupynn.train import evaluate
+from cupynn.train.interruption import signals_as_request
 
 pytest.importorskip("sklearn", reason="the 8x8 digits lie inside scikit-learn")
 
@@ -70,3 +71,13 @@ assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 """
     answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert (answer.stdout, answer.returncode) == ("interrupted\n", 0), answer.stderr
+
+
+def test_a_signal_that_was_ignored_stays_ignored():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with signals_as_request() as stop:
+            signal.raise_signal(signal.SIGINT)
+            assert stop.signal is None and signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
