@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from bench.timing import THREADS, take_turns  # first: it sets the threads' environment
+from bench.timing import take_turns  # first: it sets the threads' environment
 
 # isort: split
-import argparse
 
 import numpy as np
 
 from bench import floors
-from bench.report import save, table
+from bench.command import find_torch, read_options, report
 from cupynn.kernels import conv
 
 # name: channels in, channels out, image side, kernel, stride, padding
@@ -53,18 +52,8 @@ def contenders(shape: tuple[int, ...], batch: int, torch) -> tuple[conv.Geometry
 
 
 def main(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench conv", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=25)
-    parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--json", help="write the figures to this file")
-    options = parser.parse_args(arguments)
-    try:
-        import torch
-    except ImportError:
-        torch = None
-        print("PyTorch is not installed: no peer is timed (pip install torch)")
-    else:
-        torch.set_num_threads(int(THREADS))
+    options = read_options("conv", __doc__, arguments, batch=128, rounds=25)
+    torch = find_torch()
     ceilings = floors.measure()
     rows = []
     for name, shape in SHAPES.items():
@@ -82,6 +71,4 @@ def main(arguments: list[str]) -> None:
                 row["PyTorch ms"] = times["PyTorch"].median * 1e3
                 row["ratio"], row["bar"] = ours.over(times["PyTorch"]), BAR
             rows.append(row)
-    print(table(rows, f"Batch {options.batch}, float32, {THREADS} threads, {options.rounds} rounds, {ceilings}"))
-    if options.json:
-        save(options.json, {"bench": "conv", "batch": options.batch, "ceilings": vars(ceilings), "rows": rows})
+    report(options, f"Batch {options.batch}", rows, ceilings)

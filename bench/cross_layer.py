@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from bench.timing import THREADS, take_turns  # first: it sets the threads' environment
+from bench.timing import take_turns  # first: it sets the threads' environment
 
 # isort: split
-import argparse
 
 import numpy as np
 
 from bench import floors
-from bench.report import save, table
+from bench.command import find_torch, read_options, report
 from cupynn import ops
 from cupynn.autograd import tensor
 from cupynn.kernels import cross_layer
@@ -52,18 +51,8 @@ def contenders(channels: int, side: int, batch: int, torch) -> dict[str, dict]:
 
 
 def main(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench cross_layer", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=11)
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--json", help="write the figures to this file")
-    options = parser.parse_args(arguments)
-    try:
-        import torch
-    except ImportError:
-        torch = None
-        print("PyTorch is not installed: no peer is timed (pip install torch)")
-    else:
-        torch.set_num_threads(int(THREADS))
+    options = read_options("cross_layer", __doc__, arguments, batch=32, rounds=11)
+    torch = find_torch()
     ceilings = floors.measure()
     rows = []
     for channels, side in SHAPES:
@@ -79,7 +68,4 @@ def main(arguments: list[str]) -> None:
                 row |= {f"{peer} ms": times[peer].median * 1e3, f"to {peer}": ours.over(times[peer])}
                 row[f"bar {peer}"] = bar
             rows.append(row)
-    title = f"{LAYERS} layers, batch {options.batch}, float32, {THREADS} threads, {options.rounds} rounds, {ceilings}"
-    print(table(rows, title))
-    if options.json:
-        save(options.json, {"bench": "cross_layer", "batch": options.batch, "ceilings": vars(ceilings), "rows": rows})
+    report(options, f"{LAYERS} layers, batch {options.batch}", rows, ceilings)

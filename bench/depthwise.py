@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from bench.timing import THREADS, take_turns  # first: it sets the threads' environment
+from bench.timing import take_turns  # first: it sets the threads' environment
 
 # isort: split
-import argparse
 
 import numpy as np
 
 from bench import floors
-from bench.report import save, table
+from bench.command import find_torch, read_options, report
 from cupynn.kernels import conv, depthwise
 
 SHAPES = [(32, 32), (128, 16), (256, 8)]  # channels and image side
@@ -36,18 +35,8 @@ def contenders(channels: int, side: int, k: int, stride: int, batch: int, torch)
 
 
 def main(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench depthwise", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--json", help="write the figures to this file")
-    options = parser.parse_args(arguments)
-    try:
-        import torch
-    except ImportError:
-        torch = None
-        print("PyTorch is not installed: no peer is timed (pip install torch)")
-    else:
-        torch.set_num_threads(int(THREADS))
+    options = read_options("depthwise", __doc__, arguments, batch=64, rounds=15)
+    torch = find_torch()
     ceilings = floors.measure()
     rows = []
     for channels, side in SHAPES:
@@ -65,6 +54,4 @@ def main(arguments: list[str]) -> None:
                     row["PyTorch ms"] = times["PyTorch"].median * 1e3
                     row["ratio"], row["bar"] = ours.over(times["PyTorch"]), BAR
                 rows.append(row)
-    print(table(rows, f"Batch {options.batch}, float32, {THREADS} threads, {options.rounds} rounds, {ceilings}"))
-    if options.json:
-        save(options.json, {"bench": "depthwise", "batch": options.batch, "ceilings": vars(ceilings), "rows": rows})
+    report(options, f"Batch {options.batch}", rows, ceilings)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from bench.timing import THREADS, take_turns  # first: it sets the threads' environment
+from bench.timing import take_turns  # first: it sets the threads' environment
 
 # isort: split
-import argparse
 
 import numpy as np
 
-from bench.report import save, table
+from bench.command import find_torch, read_options, report
 from cupynn import nn, ops
 from cupynn.autograd import Tensor
 from cupynn.ops.do_composition import composition_macs
@@ -80,18 +79,8 @@ def authors(shape: tuple[int, ...], images: np.ndarray, torch) -> tuple:
 
 
 def main(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench do_conv", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=25)
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--json", help="write the figures to this file")
-    options = parser.parse_args(arguments)
-    try:
-        import torch
-
-        torch.set_num_threads(int(THREADS))
-    except ImportError:
-        torch = None
-        print("PyTorch is not installed: no peer is timed (pip install torch)")
+    options = read_options("do_conv", __doc__, arguments, batch=32, rounds=25)
+    torch = find_torch()
     rng = np.random.default_rng(0)
     rows = []
     for name, shape in SHAPES.items():
@@ -115,7 +104,4 @@ def main(arguments: list[str]) -> None:
             row["PyTorch ms"] = times["authors"].median * 1e3
             row["ratio"], row["bar"] = times["kernel"].over(times["authors"]), BAR
         rows.append(row)
-    title = f"DO-Conv, D_mul = KH*KW, forward and backward, batch {options.batch}, float32, {THREADS} threads"
-    print(table(rows, f"{title}, {options.rounds} rounds"))
-    if options.json:
-        save(options.json, {"bench": "do_conv", "batch": options.batch, "rows": rows})
+    report(options, f"DO-Conv, D_mul = KH*KW, forward and backward, batch {options.batch}", rows)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from bench.timing import THREADS, take_turns  # first: it sets the threads' environment
+from bench.timing import take_turns  # first: it sets the threads' environment
 
 # isort: split
-import argparse
 
 import numpy as np
 
 from bench import floors
-from bench.report import save, table
+from bench.command import find_torch, read_options, report
 from cupynn.kernels import batch_norm, cross_entropy, im2col, pool, sgd
 
 SHAPES = [(8, 32), (16, 16), (32, 8)]  # channels and image side after each convolution
@@ -80,17 +79,8 @@ def _norm(x, grad, y, gamma, beta, mean, variance, inv_std, cost, torch):
 
 
 def main(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench kernels", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=25)
-    parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--json", help="write the figures to this file")
-    options = parser.parse_args(arguments)
-    try:
-        import torch
-    except ImportError:
-        torch = None
-    else:
-        torch.set_num_threads(int(THREADS))
+    options = read_options("kernels", __doc__, arguments, batch=128, rounds=25)
+    torch = find_torch()
     ceilings = floors.measure()
     rows = []
     for name, shape, cost, runs in cases(options.batch, torch):
@@ -101,6 +91,4 @@ def main(arguments: list[str]) -> None:
         if "PyTorch" in times:
             row["PyTorch us"], row["ratio"] = times["PyTorch"].median * 1e6, ours.over(times["PyTorch"])
         rows.append(row)
-    print(table(rows, f"float32, {THREADS} threads, {options.rounds} rounds, {ceilings}"))
-    if options.json:
-        save(options.json, {"bench": "kernels", "batch": options.batch, "ceilings": vars(ceilings), "rows": rows})
+    report(options, f"Batch {options.batch}", rows, ceilings)

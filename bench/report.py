@@ -57,6 +57,6 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def save(path: str, figures: dict) -> None:
-    """Write figures, with the machine they come from, as JSON."""
-    pathlib.Path(path).write_text(json.dumps({"machine": machine(), **figures}, indent=2) + "\n")
+def write(path: str, figures: dict) -> None:
+    """Write figures as JSON."""
+    pathlib.Path(path).write_text(json.dumps(figures, indent=2) + "\n")

@@ -3,15 +3,14 @@ where every group concatenates what it sees as in the authors' code."""
 
 from __future__ import annotations
 
-from bench.timing import THREADS, take_turns  # first: it sets the threads' environment
+from bench.timing import take_turns  # first: it sets the threads' environment
 
 # isort: split
-import argparse
 
 import numpy as np
 
 from bench import floors
-from bench.report import save, table
+from bench.command import find_torch, read_options, report
 from cupynn import nn, no_grad, tensor
 from cupynn.kernels import batch_norm, conv
 
@@ -53,20 +52,10 @@ def floor(ceilings: floors.Ceilings, shape: tuple[int, ...], k: int, bottleneck:
 
 
 def main(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench seq_conv", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--json", help="write the figures to this file")
-    options = parser.parse_args(arguments)
-    try:
-        import torch
-
+    options = read_options("seq_conv", __doc__, arguments, batch=128, rounds=9)
+    torch = find_torch()
+    if torch:
         from bench.peers import torch_seq_conv
-    except ImportError:
-        torch = None
-        print("PyTorch is not installed: no peer is timed (pip install torch)")
-    else:
-        torch.set_num_threads(int(THREADS))
     ceilings = floors.measure()
     rng, rows = np.random.default_rng(0), []
     for k, bottleneck in LAYERS:
@@ -82,7 +71,4 @@ def main(arguments: list[str]) -> None:
             if torch:
                 row["PyTorch ms"], row["to PyTorch"] = times["PyTorch"].median * 1e3, ours.over(times["PyTorch"])
             rows.append(row)
-    title = f"Batch {options.batch}, {WIDTH} x {SIDE}x{SIDE}, float32, {THREADS} threads, {options.rounds} rounds"
-    print(table(rows, f"{title}, {ceilings}"))
-    if options.json:
-        save(options.json, {"bench": "seq_conv", "batch": options.batch, "ceilings": vars(ceilings), "rows": rows})
+    report(options, f"Batch {options.batch}, {WIDTH} x {SIDE}x{SIDE}", rows, ceilings)

@@ -6,14 +6,13 @@ authors do. The bars are the project's own.
 
 from __future__ import annotations
 
-from bench.timing import THREADS, take_turns  # first: it sets the threads' environment
+from bench.timing import take_turns  # first: it sets the threads' environment
 
 # isort: split
-import argparse
 
 import numpy as np
 
-from bench.report import save, table
+from bench.command import find_torch, read_options, report
 
 CASES = {
     "plain": ({}, 1.0),
@@ -41,34 +40,22 @@ def our_step(options: dict, images: np.ndarray, labels: np.ndarray):
 
 
 def main(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench smallnet", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=25)
-    parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--json", help="write the figures to this file")
-    options = parser.parse_args(arguments)
+    options = read_options("smallnet", __doc__, arguments, batch=128, rounds=25)
     rng = np.random.default_rng(0)
     images = rng.standard_normal((options.batch, 3, 32, 32), dtype=np.float32)
     labels = rng.integers(0, 10, options.batch)
-    try:
+    torch = find_torch()
+    if torch:
         from bench.peers import torch_smallnet as peer
-    except ImportError:
-        peer = None
-        print("PyTorch is not installed: no peer is timed (pip install torch)")
-    else:
-        import torch
-
-        torch.set_num_threads(int(THREADS))
     rows = []
     for name, (choice, bar) in CASES.items():
         contenders = {"cupynn": our_step(choice, images, labels)}
-        if peer is not None:
+        if torch:
             contenders["PyTorch"] = peer.training_step(peer.smallnet(7, **choice), images, labels)
         times = take_turns(contenders, options.rounds)
         row = {"network": f"SmallNet-7 {name}", "cupynn ms": times["cupynn"].median * 1e3}
-        if peer is not None:
+        if torch:
             row["PyTorch ms"] = times["PyTorch"].median * 1e3
             row["ratio"], row["bar"] = times["cupynn"].over(times["PyTorch"]), bar
         rows.append(row)
-    print(table(rows, f"One training step, batch {options.batch}, float32, {THREADS} threads, {options.rounds} rounds"))
-    if options.json:
-        save(options.json, {"bench": "smallnet", "batch": options.batch, "rows": rows})
+    report(options, f"One training step, batch {options.batch}", rows)

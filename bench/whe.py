@@ -3,15 +3,14 @@ write it, hidden units in memory ("eager"), and the same through torch.compile."
 
 from __future__ import annotations
 
-from bench.timing import THREADS, take_turns  # first: it sets the threads' environment
+from bench.timing import take_turns  # first: it sets the threads' environment
 
 # isort: split
-import argparse
 
 import numpy as np
 
 from bench import floors
-from bench.report import save, table
+from bench.command import find_torch, read_options, report
 from cupynn import no_grad, ops, tensor
 from cupynn.kernels import whe
 
@@ -37,20 +36,10 @@ def passes(x: np.ndarray, grad: np.ndarray, weights: np.ndarray) -> dict:
 
 
 def main(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench whe", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--json", help="write the figures to this file")
-    options = parser.parse_args(arguments)
-    try:
-        import torch
-
+    options = read_options("whe", __doc__, arguments, batch=32, rounds=9)
+    torch = find_torch()
+    if torch:
         from bench.peers import torch_whe
-    except ImportError:
-        torch = None
-        print("PyTorch is not installed: no peer is timed (pip install torch)")
-    else:
-        torch.set_num_threads(int(THREADS))
     ceilings = floors.measure()
     rng, rows = np.random.default_rng(0), []
     for g in GROUP_SIZES:
@@ -70,6 +59,4 @@ def main(arguments: list[str]) -> None:
                 row[f"{peer} ms"], row[f"{peer} / cupynn"] = time.median * 1e3, time.over(mine)
                 row[f"{peer} bar"] = BARS[peer]
             rows.append(row)
-    print(table(rows, f"Batch {options.batch}, float32, {THREADS} threads, {options.rounds} rounds, {ceilings}"))
-    if options.json:
-        save(options.json, {"bench": "whe", "batch": options.batch, "ceilings": vars(ceilings), "rows": rows})
+    report(options, f"Batch {options.batch}", rows, ceilings)
