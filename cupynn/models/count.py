@@ -9,6 +9,7 @@ from cupynn.autograd import Tensor, no_grad
 from cupynn.device import xp_of
 from cupynn.kernels import conv
 from cupynn.nn import BatchNorm2d, Conv2d, DOConv2d, Linear, MaxPool2d, Module, ReLU
+from cupynn.nn.evaluation import evaluation_mode
 from cupynn.reparam.expansion import layer_by_layer
 
 
@@ -43,17 +44,14 @@ def count(model: Module, input_shape: tuple[int, ...]) -> Count:
     image = Tensor(xp_of(like).zeros((1, *shape), like.dtype))
     seen = {"macs": 0, "operations": 0, "all_operations": 0}
     watched = [module for module in model.modules() if not list(module.children())]
-    modes = [(module, module.training) for module in model.modules()]
     try:
         for module in watched:
             _watch(module, seen)
-        with no_grad(), layer_by_layer(model):
-            model.eval()(image)
+        with no_grad(), layer_by_layer(model), evaluation_mode(model):
+            model(image)
     finally:
         for module in watched:
             vars(module).pop("forward", None)
-        for module, training in modes:
-            module.training = training
     return Count(
         sum(parameter.size for parameter in parameters),
         seen["macs"],

@@ -9,6 +9,7 @@ import numpy as np
 from cupynn.autograd import Tensor, no_grad
 from cupynn.device import to_numpy, xp_of
 from cupynn.nn import Module
+from cupynn.nn.evaluation import evaluation_mode
 from cupynn.reparam.expansion import layer_by_layer
 
 BOUNDS = {"float32": 1e-4, "float64": 1e-10}
@@ -57,10 +58,5 @@ def verify_contraction(expanded: Module, compact: Module, input_shape: tuple[int
 
 
 def _logits(model: Module, images) -> np.ndarray:
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        with no_grad():
-            return to_numpy(model.eval()(Tensor(images)).data)
-    finally:
-        for module, training in modes:
-            module.training = training
+    with no_grad(), evaluation_mode(model):
+        return to_numpy(model(Tensor(images)).data)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from cupynn import ops
@@ -12,6 +10,7 @@ from cupynn.autograd import Tensor, no_grad
 from cupynn.data import ArrayDataset, batches
 from cupynn.device import Array
 from cupynn.nn import Module
+from cupynn.nn.evaluation import evaluation_mode
 
 
 @dataclass(frozen=True)
@@ -54,15 +53,3 @@ def evaluate(model: Module, dataset: ArrayDataset, batch_size: int = 250) -> Sco
             logits = model(Tensor(images))
             running.add(ops.cross_entropy(logits, labels), logits, labels)
     return running.score()
-
-
-@contextlib.contextmanager
-def evaluation_mode(model: Module) -> Iterator[None]:
-    """`model.eval()` inside a `with` block; behind it every module is in the mode it was in."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
