@@ -20,6 +20,11 @@
 // then one offset into the tile, from a table, and one inner loop serves every kernel size, stride and dilation.
 // A thread keeps CHANNELS x STRIPS strips of outputs in registers: per tap it loads STRIPS strips and CHANNELS weights
 // for CHANNELS * STRIPS products. Weights are packed as [phase][group][channel tile][input channel][tap][CHANNELS].
+// Where a row has fewer strips than a thread takes, several groups of images are staged side by side (`stack`), and a
+// thread takes the same row of each: taps that fall outside the image for that row are then skipped.
+//
+// `weight_gradient` stages x and g alike. A thread keeps the strips of CHANNELS x TAPS sums in registers over all staged
+// images, and adds up their lanes once, at the end.
 //
 // Floor: read x and w once, write y once; N O OH OW C/groups KH KW multiply-adds.
 
