@@ -1,5 +1,6 @@
 """Signals to a training process: it finishes the batch, saves, says where, and goes."""
 
+import functools
 import json
 import signal
 import subprocess
@@ -32,7 +33,9 @@ def test_a_stopped_run_leaves_a_checkpoint_and_says_where(tmp_path, number, stat
     folder = tmp_path / "run"
     command = [sys.executable, "-m", "cupynn", "train", "smallnet", "--data", "digits8x8", "--option", "kernel_size=5"]
     command += ["--epochs", "100000", "--schedule", "constant", "--device", "cpu", "--run", str(folder)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # Where the tests run in the background of a script, SIGINT is ignored, and children inherit that.
+    heed = functools.partial(signal.signal, number, signal.SIG_DFL)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
     try:
         first_line_of(folder / "metrics.jsonl", process)
         process.send_signal(number)
