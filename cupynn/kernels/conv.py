@@ -112,7 +112,8 @@ def forward(
     if not g.n or not runtime.compiled_for(x, w, bias):
         y = reference_forward(x, w, bias, stride, padding, dilation, groups)
         return y if out is None else _assign(out, y)
-    x, w = with_whole_images(x), xp_of(x).ascontiguousarray(w)
+    contiguous = xp_of(x).ascontiguousarray
+    x, w, bias = with_whole_images(x), contiguous(w), None if bias is None else contiguous(bias)
     return _run("forward", g, x, lambda method, out: method.forward(x, w, bias, g, out), out)
 
 
@@ -157,8 +158,8 @@ def backward(
 
 
 METHODS = {"direct": conv_direct, "im2col": conv_columns, "depthwise": conv_depthwise}
-choices: dict[tuple[str, Geometry, str], str] = {}
-"""Which method each pass of each shape has used in this process: (pass, geometry, dtype) -> name."""
+choices: dict[tuple[str, Geometry, str, bool], str] = {}
+"""Which method each pass of each shape has used in this process: (pass, geometry, dtype, on a GPU) -> name."""
 
 
 def method(g: Geometry, gpu: bool = False) -> str:
@@ -186,7 +187,7 @@ def methods(g: Geometry, x: Array) -> list[str]:
 
 def _run(which: str, g: Geometry, x: Array, compute: Callable, target: Array | None = None) -> Any:
     """compute(method, target) by the method chosen for this pass and shape; while methods are timed, without target."""
-    key = which, g, x.dtype.char
+    key = which, g, x.dtype.char, runtime.is_gpu(x)
     name = choices.get(key)
     if name is None:
         possible = methods(g, x)
