@@ -39,22 +39,13 @@ def _text(value) -> str:
 def machine() -> dict:
     """What the figures were measured on."""
     import cupynn
+    from cupynn.train.environment import processor
 
     versions = {"cupynn": cupynn.__version__, "numpy": np.__version__, "python": platform.python_version()}
     for name in ("torch", "cupy"):
         if name in sys.modules:
             versions[name] = sys.modules[name].__version__
-    return {"processor": _processor(), "system": platform.system(), "threads": int(THREADS), "versions": versions}
-
-
-def _processor() -> str:
-    try:
-        for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
+    return {"processor": processor(), "system": platform.system(), "threads": int(THREADS), "versions": versions}
 
 
 def write(path: str, figures: dict) -> None:

@@ -101,7 +101,7 @@ class Plan(NamedTuple):
 
 
 # What writing one strip costs, in multiply-adds of a strip: whole, cut short, and scattered over 2, 4, ... images.
-# Measured on an AVX-512 core; only the order of the choices matters.
+# Estimated from timings on an AVX-512 core; only the order of the choices matters.
 _WHOLE, _CUT, _SCATTERED = 12, 32, {2: 32, 4: 64, 8: 96, 16: 96}
 
 
