@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from cupynn.nn import Module
-from cupynn.reparam import expand as expand_model
+from cupynn.reparam.expansion import SELECTION, expand_in_place
 
 _builders: dict[str, Callable[..., Module]] = {}
 
@@ -29,27 +29,55 @@ def names() -> list[str]:
     return sorted(_builders)
 
 
+def takes(name: str) -> list[str]:
+    """The options of one network's own."""
+    return list(inspect.signature(_builders[name]).parameters)
+
+
 def create(
-    name: str, *, expand: str | None = None, rate: float = 4, composition: str = "kernel", **options: Any
+    name: str,
+    *,
+    expand: str | None = None,
+    rate: float = 4,
+    composition: str = "kernel",
+    layers: Sequence[str] | None = None,
+    stages: Sequence[int] | None = None,
+    stride_last: bool = False,
+    mixing: bool = True,
+    **options: Any,
 ) -> Module:
     """A new network with random weights.
 
-    expand, rate and composition are options of every network, see `reparam.expand`; expand=None is the plain network.
-    The other options are the network's own. The network's attribute `creation` holds its name, its options and whether
-    it has been contracted and its batch norms folded, which is what a saved file keeps.
+    expand, and the arguments after it, are options of every network, see `reparam.expand`; expand=None is the plain
+    network. The others are the network's own. The network's attribute `creation` holds its name, its options and
+    whether it has been contracted and its batch norms folded, which is what a saved file keeps.
 
-    Raises ValueError for an unknown name or option, naming those there are.
+    Raises ValueError for an unknown name or option, naming those there are, and for an option of `expand` without it.
     """
     if name not in _builders:
         raise ValueError(f"create: there is no network {name!r}; there are {', '.join(names())}")
-    builder = _builders[name]
-    # NumPy's numbers as Python's, which a saved file can hold
-    options = {key: value.item() if isinstance(value, np.generic) else value for key, value in options.items()}
-    rate = rate.item() if isinstance(rate, np.generic) else rate
-    known = list(inspect.signature(builder).parameters)
+    expansion = {"rate": rate, "composition": composition}
+    expansion |= {"layers": layers, "stages": stages, "stride_last": stride_last, "mixing": mixing}
+    known = takes(name)
     if unknown := [option for option in options if option not in known]:
-        known += ["expand", "rate", "composition"]
+        known += ["expand", *expansion]
         raise ValueError(f"create: {name} has no option {unknown[0]!r}; it has {', '.join(known)}")
-    model = builder(**options)
+    expansion = {option: value for option, value in expansion.items() if value != DEFAULTS[option]}
+    if expand is None and expansion:
+        raise ValueError(f"create: {next(iter(expansion))} is an option of expand=..., which is not given")
+    # NumPy's numbers as Python's, which a saved file can hold
+    options = {key: _plain(value) for key, value in options.items()}
+    model = _builders[name](**options)
+    if expand is not None:
+        expansion = {"rate": _plain(rate), "composition": composition, **expansion}
+        model = expand_in_place(model, expand, **expansion)
+        options = {**options, "expand": expand, **expansion}
     model.creation = {"name": name, "options": options, "contracted": False, "folded": False}
-    return model if expand is None else expand_model(model, expand, rate, composition)
+    return model
+
+
+DEFAULTS = {"rate": 4, "composition": "kernel", **SELECTION}
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value

@@ -6,6 +6,7 @@ Guo, Alvarez and Salzmann, "ExpandNets: Linear Over-parameterization to Train Co
 from __future__ import annotations
 
 from cupynn import ops
+from cupynn.device import xp_of
 from cupynn.nn.arguments import need_positive
 from cupynn.nn.containers import ModuleList
 from cupynn.nn.contractible import Contractible, kernel_of
@@ -63,8 +64,10 @@ class ExpandedConv2d(Expanded):
         layer's, the dilation must be 1.
 
     All padding is the first layer's, also where that is 1x1: its output then has its bias on the border, which is what
-    makes the chain equal to one padded convolution everywhere. Every layer has `groups` (a depthwise convolution mixes
-    its r copies of a channel), and a bias if `bias`. `first_channels` sets the first layer's outputs other than rI.
+    makes the chain equal to one padded convolution everywhere. Every layer has `groups`, and a bias if `bias`.
+    first_channels: the first layer's outputs, other than rI.
+    stride_last: CL's stride is in the last layer; the same function, at more cost in composition="feature".
+    mixing: whether the middle layer of a depthwise CL mixes its r copies of a channel; False gives it rC groups.
     State: `layers.0.weight`, `layers.0.bias`, ... Every layer starts as a `Conv2d` of its own shape does.
 
     Raises ValueError for an unknown strategy or composition, a kernel CK cannot make, or a rate that leaves no channel.
@@ -84,6 +87,8 @@ class ExpandedConv2d(Expanded):
         rate: float = 4,
         composition: str = "kernel",
         first_channels: int | None = None,
+        stride_last: bool = False,
+        mixing: bool = True,
     ):
         name = "ExpandedConv2d"
         sizes = need_positive(name, in_channels=in_channels, out_channels=out_channels, groups=groups)
@@ -102,7 +107,8 @@ class ExpandedConv2d(Expanded):
         first = first_channels or _widened(name, in_channels, rate, groups)
         wide = _widened(name, out_channels, rate, groups)
         if strategy == "cl":
-            channels, kernel_sizes, strided = (in_channels, first, wide, out_channels), (1, self.kernel_size, 1), 1
+            channels, kernel_sizes = (in_channels, first, wide, out_channels), (1, self.kernel_size, 1)
+            dilated, strided = 1, 2 if stride_last else 1
         elif strategy == "ck":
             k = self.kernel_size[0]
             if self.kernel_size != (k, k) or k < 5 or k % 2 == 0 or self.dilation != (1, 1):
@@ -112,9 +118,11 @@ class ExpandedConv2d(Expanded):
                 )
             count = (k - 1) // 2
             channels = (in_channels, first, *[wide] * (count - 2), out_channels)
-            kernel_sizes, strided = (3,) * count, count - 1
+            kernel_sizes, dilated, strided = (3,) * count, 0, count - 1
         else:
             raise ValueError(f"{name}: strategy must be one of {STRATEGIES}; got {strategy!r}")
+        depthwise = groups == in_channels == out_channels and first == wide
+        self.mixing = mixing or strategy != "cl" or not depthwise
         layers = [
             Conv2d(
                 channels[i],
@@ -122,13 +130,23 @@ class ExpandedConv2d(Expanded):
                 size,
                 stride=self.stride if i == strided else 1,
                 padding=self.padding if i == 0 else 0,
-                dilation=self.dilation if i == strided else 1,
-                groups=groups,
+                dilation=self.dilation if i == dilated else 1,
+                groups=groups if self.mixing or i != 1 else wide,
                 bias=bias,
             )
             for i, size in enumerate(kernel_sizes)
         ]
         super().__init__(layers, composition)
+
+    def kernel(self):
+        (first, middle, *last), biases = zip(*map(kernel_of, self.layers), strict=True)
+        if not self.mixing:  # as a weight of `groups` groups, the middle one is 0 from each copy to the others
+            copies = middle.shape[0] // self.groups
+            own = xp_of(middle.data).eye(copies, dtype=middle.dtype)[..., None, None]
+            middle = (middle.reshape(self.groups, copies, 1, *self.kernel_size) * own).reshape(
+                -1, copies, *self.kernel_size
+            )
+        return contract_chain((first, middle, *last), biases, self.groups)
 
     def _apply(self, x, weight, bias):
         return ops.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)

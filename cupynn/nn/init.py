@@ -7,13 +7,40 @@ A weight's fan-in is the number of products summed for one output: C/groups * KH
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterator
+from contextvars import ContextVar
 
 import numpy as np
 
 from cupynn.device import Array, asarray, generator
 
 Shape = tuple[int, ...]
+
+_shapes_only = ContextVar("shapes only", default=False)
+
+
+@contextlib.contextmanager
+def shapes_only() -> Iterator[None]:
+    """Inside a `with` block, whatever its size, a new array takes no memory: it is one zero seen at every index.
+
+    Such arrays are read-only NumPy arrays. They are there to count and to draw networks, nothing is drawn for them.
+    """
+    before = _shapes_only.set(True)
+    try:
+        yield
+    finally:
+        _shapes_only.reset(before)
+
+
+def is_shapes_only() -> bool:
+    """Whether this is inside `shapes_only`."""
+    return _shapes_only.get()
+
+
+def _no_memory(shape: Shape) -> Array:
+    return np.broadcast_to(np.float32(0), shape)
 
 
 def fans(shape: Shape) -> tuple[int, int]:
@@ -43,16 +70,22 @@ def gain(nonlinearity: str, slope: float = 0.01) -> float:
 
 def constant(shape: Shape, value: float) -> Array:
     """An array full of one value."""
+    if is_shapes_only():
+        return _no_memory(shape)
     return asarray(np.full(shape, value, np.float32))
 
 
 def uniform(shape: Shape, low: float, high: float) -> Array:
     """Draws from the uniform distribution on [low, high]."""
+    if is_shapes_only():
+        return _no_memory(shape)
     return asarray(generator().uniform(low, high, shape).astype(np.float32))
 
 
 def normal(shape: Shape, mean: float = 0.0, deviation: float = 1.0) -> Array:
     """Draws from the normal distribution."""
+    if is_shapes_only():
+        return _no_memory(shape)
     return asarray(generator().normal(mean, deviation, shape).astype(np.float32))
 
 

@@ -152,7 +152,7 @@ class Module:
 
         Make an optimiser after it, since velocities keep their dtype; the same holds for `to_device`.
         """
-        return self._convert(lambda array: array.astype(dtype) if array.dtype.kind == "f" else array)
+        return self._convert(lambda array: array.astype(dtype, copy=False) if array.dtype.kind == "f" else array)
 
     def to_device(self, device: str) -> Module:
         """Move parameters and buffers to "cpu" or "cuda:N", and forget gradients; returns the module itself."""

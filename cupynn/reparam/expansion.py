@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
+from typing import Any
 
-from cupynn.nn import ACBlock, Conv2d, DOConv2d, ExpandedConv2d, ExpandedLinear, Linear, Module
+from cupynn.nn import ACBlock, Conv2d, DOConv2d, ExpandedConv2d, ExpandedLinear, Linear, Module, init
 from cupynn.nn.contractible import Contractible, undrawn
 from cupynn.reparam.batch_norm import fold_batch_norms
 
@@ -15,7 +16,16 @@ from cupynn.reparam.batch_norm import fold_batch_norms
 PARTS = (("cl", "ck", "ac"), ("fc",), ("do",))
 
 
-def expand(model: Module, strategy: str, rate: float = 4, composition: str = "kernel") -> Module:
+def expand(
+    model: Module,
+    strategy: str,
+    rate: float = 4,
+    composition: str = "kernel",
+    layers: Sequence[str] | None = None,
+    stages: Sequence[int] | None = None,
+    stride_last: bool = False,
+    mixing: bool = True,
+) -> Module:
     """A copy of `model` with layers expanded, to be trained.
 
     "cl": every convolution with a kernel larger than 1x1, by `rate`; "ck": every one with a square, odd kernel larger
@@ -26,12 +36,50 @@ def expand(model: Module, strategy: str, rate: float = 4, composition: str = "ke
     "do" may be applied to a model that the others have expanded.
 
     "do" keeps what the layers had learned; the others start from new random weights. All else, batch norm too, is
-    copied. composition: "kernel" or "feature", see `nn.ExpandedConv2d`.
+    copied. composition: "kernel" or "feature", see `nn.ExpandedConv2d`, and there for stride_last and mixing.
 
-    A model may carry `expansion_options`, {name of a convolution: further arguments of its `ExpandedConv2d`}.
-    Raises ValueError for an unknown strategy, for a model that is expanded already, and where there is no layer
-    to expand.
+    layers: names of modules; only convolutions of these names or inside them are expanded. Without it, a network of the
+        papers expands those that its paper does: its attribute `expansion_layers`, {strategy: names}.
+    stages: numbers of stages, 0 the stem; only convolutions inside them are expanded. Their names are the network's
+        attribute `stages`.
+    `expansion_options`, {name of a convolution: further arguments of its `ExpandedConv2d`}, is a third attribute.
+
+    Raises ValueError for an unknown strategy, name or stage, for a model that is expanded already, and where there is
+    no layer to expand.
     """
+    before = {type(layer) for layer in expanded_layers(model)}
+    if before and (strategy != "do" or DOConv2d in before):
+        raise ValueError(f"expand: {type(model).__name__} has expanded layers already; contract it first")
+    chosen = {"layers": layers, "stages": stages, "stride_last": stride_last, "mixing": mixing}
+    expanded = expand_in_place(copy.deepcopy(model), strategy, rate, composition, **chosen)
+    expanded.zero_grad()
+    made_by = getattr(model, "creation", None)
+    if made_by and made_by["folded"]:
+        del expanded.creation  # `models.create` has no options for a network without its batch norms
+    elif made_by:
+        options = {"expand": strategy, "rate": rate, "composition": composition}
+        options |= {name: value for name, value in chosen.items() if value != SELECTION[name]}
+        if before:
+            options = {"expand": f"{made_by['options']['expand']}+do"}
+        expanded.creation = {**made_by, "options": {**made_by["options"], **options}, "contracted": False}
+    return expanded
+
+
+# What of a model is expanded, and how: arguments of `expand`, and what they are where they are not given.
+SELECTION = {"layers": None, "stages": None, "stride_last": False, "mixing": True}
+
+
+def expand_in_place(
+    model: Module,
+    strategy: str,
+    rate: float,
+    composition: str,
+    layers: Sequence[str] | None = None,
+    stages: Sequence[int] | None = None,
+    stride_last: bool = False,
+    mixing: bool = True,
+) -> Module:
+    """What `expand` does, to a model that nobody else has, and without a copy; returns the model."""
     parts = strategy.split("+")
     places = [next((i for i, names in enumerate(PARTS) if part in names), -1) for part in parts]
     if -1 in places or any(one >= other for one, other in pairwise(places)):
@@ -39,34 +87,48 @@ def expand(model: Module, strategy: str, rate: float = 4, composition: str = "ke
             'expand: strategy must be one of cl, ck, ac, fc, do, or several joined by "+": one of cl, ck, ac, then fc, '
             f"then do; got {strategy!r}"
         )
-    before = {type(layer) for layer in expanded_layers(model)}
-    if before and (strategy != "do" or DOConv2d in before):
-        raise ValueError(f"expand: {type(model).__name__} has expanded layers already; contract it first")
-    expanded = model
+    stage_names = None if stages is None else _stage_names(model, stages)
+    if layers is not None:
+        known = {name for name, _ in model.named_modules()}
+        if unknown := [name for name in layers if name not in known]:
+            raise ValueError(f"expand: layers names {unknown[0]!r}, which {type(model).__name__} has not")
+    options = {"rate": rate, "composition": composition, "stride_last": stride_last, "mixing": mixing}
     for part in parts:
-        expanded = _expanded(expanded, part, rate, composition)
-    made_by = getattr(model, "creation", None)
-    if made_by and made_by["folded"]:
-        del expanded.creation  # `models.create` has no options for a network without its batch norms
-    elif made_by:
-        changed = {"expand": strategy, "rate": rate, "composition": composition}
-        if before:
-            changed = {"expand": f"{made_by['options']['expand']}+do"}
-        expanded.creation = {**made_by, "options": {**made_by["options"], **changed}, "contracted": False}
-    return expanded
+        names = getattr(model, "expansion_layers", {}).get(part) if layers is None else layers
+        model, count = _replaced(model, _replacement(model, part, (names, stage_names), options))
+        if not count:
+            raise ValueError(f"expand: {type(model).__name__} has no layer that {part!r} expands")
+    return model
 
 
-def _expanded(model: Module, part: str, rate: float, composition: str) -> Module:
-    """A copy of `model` with one part of a strategy carried out."""
-    options = getattr(model, "expansion_options", {})
+def _stage_names(model: Module, stages: Sequence[int]) -> list[str]:
+    names = getattr(model, "stages", ())
+    if not all(isinstance(stage, int) and 0 <= stage < len(names) for stage in stages):
+        raise ValueError(
+            f"expand: stages must be numbers below {len(names)}, the stages of {type(model).__name__}; got {stages!r}"
+        )
+    chosen = (names[stage] for stage in stages)
+    return [name for stage in chosen for name in ((stage,) if isinstance(stage, str) else stage)]
+
+
+def _replacement(model: Module, part: str, selections: Iterable[Sequence[str] | None], options: dict[str, Any]):
+    """The function (name, layer) -> the layer that one part of a strategy puts in its place, or None."""
+    own_options = getattr(model, "expansion_options", {})
     linears = [name for name, layer in model.named_modules() if type(layer) is Linear]
+    rate, composition = options["rate"], options["composition"]
+
+    def selected(name: str) -> bool:
+        return all(
+            names is None or any(name == other or name.startswith(f"{other}.") for other in names)
+            for names in selections
+        )
 
     def replacement(name: str, layer: Module) -> Module | None:
         if part == "fc":
             if name not in linears[:-1][:1]:
                 return None
             new = ExpandedLinear(layer.in_features, layer.out_features, layer.bias is not None, rate, composition)
-        elif type(layer) is Conv2d and FITS[part](layer):
+        elif type(layer) is Conv2d and FITS[part](layer) and selected(name):
             geometry = (layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.groups)
             layout = (layer.in_channels, layer.out_channels, *geometry)
             bias = layer.bias is not None
@@ -75,17 +137,15 @@ def _expanded(model: Module, part: str, rate: float, composition: str) -> Module
             elif part == "do":
                 with undrawn():
                     new = DOConv2d(*layout, bias, composition=composition).astype(layer.weight.dtype)
-                new.load_kernel(layer.weight.data, layer.bias.data if bias else None)
+                if not init.is_shapes_only():
+                    new.load_kernel(layer.weight.data, layer.bias.data if bias else None)
             else:
-                new = ExpandedConv2d(part, *layout, bias, rate, composition, **options.get(name, {}))
+                new = ExpandedConv2d(part, *layout, bias, **{**options, **own_options.get(name, {})})
         else:
             return None
         return new.astype(layer.weight.dtype).train(layer.training)
 
-    expanded, count = _replaced(model, replacement)
-    if not count:
-        raise ValueError(f"expand: {type(model).__name__} has no layer that {part!r} expands")
-    return expanded
+    return replacement
 
 
 def _is_large(layer: Conv2d) -> bool:
@@ -112,7 +172,10 @@ def contract(model: Module, fold_batch_norm: bool = False) -> Module:
     a bias. All else, batch norm too, is copied. fold_batch_norm=True takes batch norm behind a convolution into the
     convolution too, in every `Sequential`, and leaves an `Identity` in its place.
     """
-    compact, count = _replaced(model, lambda name, layer: layer.contract() if isinstance(layer, Contractible) else None)
+    compact, count = _replaced(
+        copy.deepcopy(model), lambda name, layer: layer.contract() if isinstance(layer, Contractible) else None
+    )
+    compact.zero_grad()
     if fold_batch_norm:
         fold_batch_norms(compact)
     if made_by := getattr(model, "creation", None):
@@ -141,13 +204,13 @@ def layer_by_layer(model: Module) -> Iterator[None]:
 
 
 def _replaced(model: Module, replacement: Callable[[str, Module], Module | None]) -> tuple[Module, int]:
-    """A deep copy in which each layer is replaced by `replacement(name, layer)`, unless that is None; how many."""
-    copies = {}  # what deepcopy has to take for each old layer: a shared layer stays shared
+    """The model with each layer replaced by `replacement(name, layer)`, unless that is None; how many were."""
+    new = {}
     for name, layer in model.named_modules():
-        new = replacement(name, layer)
-        if new is not None:
-            copies[id(layer)] = new
-    count = len(copies)
-    copied = copy.deepcopy(model, copies)
-    copied.zero_grad()
-    return copied, count
+        if (instead := replacement(name, layer)) is not None:
+            new[id(layer)] = instead  # a shared layer stays shared
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if id(child) in new:
+                setattr(module, name, new[id(child)])
+    return new.get(id(model), model), len(new)

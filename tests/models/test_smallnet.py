@@ -46,9 +46,13 @@ def test_every_kind_of_layer_is_counted_by_hand():
         nn.Flatten(),
         nn.Linear(24, 5),
     )
-    macs, norm, pool, relu = 96 * 18 + 24 * 5, 2 * 96, 4 * 24, 24
     parameters = 6 * 2 * 9 + 12 + 24 * 5 + 5
-    assert models.count(model, (4, 6, 6)) == models.Count(parameters, macs, macs + norm, macs + norm + pool + relu)
+    counted = models.count(model, (4, 6, 6))
+    kinds = {"convolution": 96 * 18, "linear": 24 * 5, "batch_norm": 2 * 96, "pooling": 4 * 24, "relu": 24}
+    assert counted == models.Count(parameters, **kinds)
+    assert counted.macs == 96 * 18 + 24 * 5
+    assert counted.operations == counted.macs + 2 * 96
+    assert counted.all_operations == counted.operations + 4 * 24 + 24
 
 
 @pytest.mark.parametrize("composition", ["kernel", "feature"])

@@ -213,3 +213,14 @@ def test_numpy_integers_are_sizes():
         layer(x)
         assert not any(isinstance(value, np.integer) for value in vars(layer).values())
     assert nn.AdaptiveAvgPool2d(n(2))(images(0, 2, 4, 3, 3)).shape == (2, 4, 2, 2)
+
+
+def test_inside_shapes_only_layers_take_no_memory():
+    with nn.init.shapes_only():
+        model = nn.Sequential(
+            nn.Conv2d(512, 4096, 7), nn.DOConv2d(256, 256, 3), nn.WHE(4096, 16), nn.Linear(10**6, 10**6)
+        )
+    arrays = list(model.state_dict().values())
+    assert sum(array.nbytes for array in arrays) > 4e12
+    assert all(array.strides == (0,) * array.ndim for array in arrays)
+    assert not nn.init.is_shapes_only() and nn.Conv2d(1, 1, 1).weight.data.flags.writeable

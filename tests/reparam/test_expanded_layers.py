@@ -49,6 +49,8 @@ GEOMETRIES = st.fixed_dictionaries(
         "groups": st.sampled_from([1, 1, 2, 3]),
         "bias": st.booleans(),
         "rate": st.sampled_from([1, 1.5, 2]),
+        "stride_last": st.booleans(),
+        "mixing": st.booleans(),
     }
 )
 

@@ -213,3 +213,87 @@ def test_errors():
         expand(nn.Sequential(nn.Conv2d(2, 2, (1, 3)), nn.Conv2d(2, 2, 4)), "ac")
     with pytest.raises(TypeError, match="float64 and float32"):
         verify_contraction(small().astype("float64"), small(), (2, 4, 4))
+
+
+class Staged(nn.Sequential):
+    """Three convolutions, of which a paper would expand the first and the last; two stages behind a stem."""
+
+    def __init__(self):
+        body = nn.Sequential(nn.Conv2d(4, 4, 3, stride=2), nn.Conv2d(4, 4, 3, groups=4))
+        super().__init__(nn.Conv2d(3, 4, 3), body, nn.Flatten(), nn.Linear(4 * 3 * 3, 3))
+        self.stages = ("0", ("1.0",), "1.1")
+        self.expansion_layers = {"cl": ("0", "1.1")}
+
+
+@pytest.mark.parametrize(
+    ("strategy", "options", "wanted"),
+    [
+        ("cl", {}, ["0", "1.1"]),
+        ("do", {}, ["0", "1.0", "1.1"]),
+        ("cl", {"layers": ["1"]}, ["1.0", "1.1"]),
+        ("cl", {"layers": ("1.0",)}, ["1.0"]),
+        ("do", {"stages": [1]}, ["1.0"]),
+        ("do", {"stages": [0, 2]}, ["0", "1.1"]),
+        ("cl", {"stages": [1, 2]}, ["1.1"]),
+        ("cl", {"stages": [1, 2], "layers": ["1"]}, ["1.0", "1.1"]),
+    ],
+)
+def test_what_is_expanded_can_be_chosen(strategy, options, wanted):
+    model = Staged()
+    expanded = expand(model, strategy, 2, **options)
+    assert list(kinds(expanded)) == wanted
+    assert not kinds(model)
+    verify_contraction(expanded, contract(expanded), (3, 14, 14))
+
+
+def test_do_on_a_stage_takes_what_cl_made_of_it():
+    expanded = expand(expand(Staged(), "cl", 2), "do", stages=[0])
+    assert [name for name, kind in kinds(expanded).items() if kind is nn.DOConv2d] == ["0.layers.1"]
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"layers": ["2.7"]}, "layers names '2.7', which Staged has not"),
+        ({"stages": [3]}, r"stages must be numbers below 3, the stages of Staged; got \[3\]"),
+        ({"stages": ["stem"]}, "stages must be numbers"),
+        ({"layers": ["3"]}, "Staged has no layer that 'cl' expands"),
+    ],
+)
+def test_a_choice_that_means_nothing_is_refused(options, text):
+    with pytest.raises(ValueError, match=f"expand: {text}"):
+        expand(Staged(), "cl", **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "strides", "groups"),
+    [
+        ({}, [1, 2, 1], [4, 4, 4]),
+        ({"stride_last": True}, [1, 1, 2], [4, 4, 4]),
+        ({"mixing": False}, [1, 2, 1], [4, 12, 4]),
+    ],
+)
+def test_variants_of_a_depthwise_cl(options, strides, groups):
+    model = nn.Sequential(nn.Conv2d(4, 4, 3, stride=2, groups=4, padding=1, bias=False))
+    expanded = expand(model, "cl", 3, **options)
+    assert [layer.stride[0] for layer in expanded[0].layers] == strides
+    assert [layer.groups for layer in expanded[0].layers] == groups
+    verify_contraction(expanded, contract(expanded), (4, 9, 9))
+
+
+def test_creation_keeps_the_choice():
+    model = models.create("smallnet", expand="ck", layers=["0", "4"])
+    assert model.creation["options"] == {
+        "expand": "ck",
+        "rate": 4,
+        "composition": "kernel",
+        "layers": ["0", "4"],
+    }
+    assert expand(models.create("smallnet"), "ck", layers=["0", "4"]).creation == model.creation
+    assert list(kinds(models.create(model.creation["name"], **model.creation["options"]))) == ["0", "4"]
+
+
+@pytest.mark.parametrize("option", [{"rate": 2}, {"composition": "feature"}, {"layers": ["0"]}, {"mixing": False}])
+def test_create_refuses_options_of_expand_without_it(option):
+    with pytest.raises(ValueError, match=rf"create: {next(iter(option))} is an option of expand"):
+        models.create("smallnet", **option)
