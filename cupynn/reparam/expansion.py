@@ -170,7 +170,7 @@ def contract(model: Module, fold_batch_norm: bool = False) -> Module:
 
     Names and shapes of its state are those of the model before it was expanded, except that what was an `ACBlock` has
     a bias. All else, batch norm too, is copied. fold_batch_norm=True takes batch norm behind a convolution into the
-    convolution too, in every `Sequential`, and leaves an `Identity` in its place.
+    convolution too, and leaves an `Identity` in its place, see `reparam.batch_norm`.
     """
     compact, count = _replaced(
         copy.deepcopy(model), lambda name, layer: layer.contract() if isinstance(layer, Contractible) else None

@@ -231,3 +231,33 @@ def test_the_model_is_left_as_it_was():
     assert type(model[1]) is nn.BatchNorm2d
     for name, array in model.state_dict().items():
         np.testing.assert_array_equal(array, before[name])
+
+
+class Observed(nn.Module):
+    """Batch norms of every kind of place: `a` and `b` are foldable, what `open`, `double` and `shared` make is not."""
+
+    input_shape = (3, 8, 8)
+
+    def __init__(self):
+        for name in ("a", "b", "open", "double", "shared"):
+            setattr(self, name, nn.Conv2d(3, 3, 3, padding=1))
+            setattr(self, f"{name}_bn", nn.BatchNorm2d(3))
+        self.block = nn.Sequential(nn.Conv2d(3, 3, 1, bias=False), nn.BatchNorm2d(3))
+
+    def forward(self, x):
+        x = self.a_bn(self.a(x), relu=True)
+        x = self.block(self.block(x))  # twice, and in the same pair both times
+        branch = self.b(x)
+        x = self.b_bn(branch) + x
+        y = self.open(x)
+        x = self.open_bn(y) + y  # the addition reads it too
+        x = self.double_bn(self.double(x)) + self.double_bn(x)
+        return self.shared_bn(self.shared(x)) + self.shared(x)
+
+
+def test_batch_norms_of_a_model_with_an_input_shape_are_found_by_running_it():
+    model = moved(Observed())
+    compact = folded(model, (2, 3, 8, 8))
+    norms = [name for name, layer in compact.named_modules() if type(layer) is nn.BatchNorm2d]
+    assert norms == ["open_bn", "double_bn", "shared_bn"]
+    assert not any("forward" in vars(layer) for layer in compact.modules())
