@@ -1,4 +1,5 @@
-# make demo   train, contract, prove, compare on handwritten digits; on a GPU where there is one
+# make demo   train, contract, prove, compare on handwritten digits; on a GPU where there is one; MODEL=cifar_resnet for
+#             another network of `cupynn models`
 # make test   lint and the whole test suite; make test-modes runs it with references and under the checker
 # Both make .venv and install what they need. Another Python: make demo PYTHON=python3.12
 PYTHON ?= python3
@@ -9,7 +10,7 @@ BIN := $(VENV)/bin
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/installed-demo
-	$(BIN)/python -m cupynn demo
+	$(BIN)/python -m cupynn demo $(if $(MODEL),'$(MODEL)')
 
 test: $(VENV)/installed-dev lint
 	$(BIN)/python -m pytest -n auto

@@ -34,7 +34,8 @@ class Network(nn.Module):
         self.do = nn.DOConv2d(16, 16, 3, padding=1)
         self.cross = nn.CrossLayerDepthwise(16, 3)
         self.depthwise = nn.Conv2d(16, 16, 3, padding=1, groups=16)
-        self.head = nn.Sequential(nn.MaxPool2d(2), nn.Flatten(), nn.ExpandedLinear(16 * 49, 32, rate=2), nn.Linear(32, 10))
+        linear = nn.ExpandedLinear(16 * 49, 32, rate=2), nn.Linear(32, 10)
+        self.head = nn.Sequential(nn.MaxPool2d(2), nn.Flatten(), *linear)
 
     def forward(self, x):
         first = self.stem(x)

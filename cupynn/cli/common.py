@@ -83,13 +83,6 @@ def run_config(path: str) -> dict[str, Any]:
     return {}
 
 
-def input_shape(model: Module) -> tuple[int, int, int]:
-    """(C, H, W) of the images a network was made for: its options in_channels and image_size, else 3 x 32 x 32."""
-    options = model.creation["options"]
-    size = options.get("image_size", 32)
-    return options.get("in_channels", 3), size, size
-
-
 def table(rows: Sequence[Sequence[str]], left: int = 1) -> str:
     """Rows of text as columns two spaces apart, the first `left` of them flush left, the others flush right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

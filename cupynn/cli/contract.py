@@ -8,7 +8,7 @@ from typing import Any
 
 import cupynn
 from cupynn import models
-from cupynn.cli.common import CommandError, expected, input_shape, load_network, table, weights_file
+from cupynn.cli.common import CommandError, expected, load_network, table, weights_file
 from cupynn.nn import Module
 from cupynn.reparam.expansion import expanded_layers
 
@@ -39,7 +39,7 @@ def run(arguments: argparse.Namespace) -> None:
     expanded = load_network(arguments.path)
     if not any(expanded_layers(expanded)):
         raise CommandError(f"{weights_file(arguments.path)} has no expanded layers: there is nothing to contract")
-    shape = input_shape(expanded)
+    shape = expanded.input_shape
     with expected(ValueError):
         compact, differences = contract_and_verify(expanded, shape)
     output = arguments.output or weights_file(arguments.path).with_name("compact.safetensors")

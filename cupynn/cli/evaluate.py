@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from cupynn import models
 from cupynn.cli.common import (
     BAD_USE,
     CommandError,
     add_data,
     add_device,
     choose_device,
-    input_shape,
     load_data,
     load_network,
     run_config,
@@ -45,8 +45,9 @@ def run(arguments: argparse.Namespace) -> None:
     choose_device(arguments.device)
     model = load_network(arguments.path)
     _, test_set = load_data(*_which_data(arguments))
-    wanted, given = input_shape(model), test_set.images.shape[1:]
-    if wanted != given:
+    wanted, given = model.input_shape, test_set.images.shape[1:]
+    any_size = "image_size" not in models.takes(model.creation["name"])
+    if wanted != given and not (any_size and wanted[0] == given[0]):
         raise CommandError(f"{arguments.path} takes images of shape {wanted}; {test_set.name} has {given}", BAD_USE)
     score = evaluate(model, test_set)
     print(f"{test_set.name}: {len(test_set)} images, accuracy {score.accuracy:.2%}, loss {score.loss:.4f}")

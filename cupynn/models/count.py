@@ -34,7 +34,7 @@ class Count:
 
     parameters: learned numbers.
     convolution, linear, whe, cross_layer: multiply-accumulates of layers of that kind; WHE has 3 g C H W.
-    bias: 1 for each element that a convolution adds a bias to.
+    bias: 1 for each element that a convolution adds a bias to; linear_bias: the same of linear layers.
     batch_norm: 2 for each element that batch norm scales.
     relu: 1 for each element that a module `ReLU` or `ReLU6` sees.
     pooling: the window's size for each element that max pooling gives.
@@ -46,6 +46,7 @@ class Count:
     whe: int = 0
     cross_layer: int = 0
     bias: int = 0
+    linear_bias: int = 0
     batch_norm: int = 0
     relu: int = 0
     pooling: int = 0
@@ -171,8 +172,11 @@ def _seq_conv(layer: SeqConv2d, x: Tensor, shortcut: Tensor | None = None):
 
 
 def _linear(layer: Linear, x: Tensor):
-    macs = math.prod(x.shape[1:-1]) * layer.weight.size
-    return _no_images(x, *x.shape[1:-1], layer.out_features), {"linear": macs}
+    rows = math.prod(x.shape[1:-1])
+    operations = {"linear": rows * layer.weight.size}
+    if layer.bias is not None:
+        operations["linear_bias"] = rows * layer.out_features
+    return _no_images(x, *x.shape[1:-1], layer.out_features), operations
 
 
 def _batch_norm(layer: BatchNorm2d, x: Tensor, relu: bool = False):

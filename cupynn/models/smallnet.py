@@ -44,6 +44,7 @@ class SmallNet(Sequential):
             raise ValueError(f"smallnet: images of {image_size} x {image_size} leave nothing after the last pool")
         layers += [Flatten(), Linear(channels * size * size, 64), ReLU(), Linear(64, classes)]
         super().__init__(*layers)
+        self.input_shape = (in_channels, image_size, image_size)
         if convolutions == 3:
             # The paper's code does not widen the image's channels in this network, which its parameter counts confirm.
             self.expansion_options = {"0": {"first_channels": in_channels}}

@@ -7,7 +7,7 @@ from cupynn.nn import init
 from cupynn.nn.arguments import need_positive
 from cupynn.nn.batch_norm import BatchNorm2d
 from cupynn.nn.containers import ModuleList
-from cupynn.nn.contractible import kernel_of, undrawn
+from cupynn.nn.contractible import kernel_of
 from cupynn.nn.conv import Conv2d
 from cupynn.nn.module import Module, Parameter
 from cupynn.ops.seq_conv import NormalisedConv, SeqConvGroup
@@ -17,17 +17,26 @@ class _Unit(Module):
     """`conv`, a convolution without bias, and the batch norm `bn` behind it; `pre` is the unit before it, if any."""
 
     def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: int, groups: int = 1, pre: _Unit | None = None
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        groups: int = 1,
+        pre: _Unit | None = None,
+        zero_init: bool = False,
     ):
         if pre is not None:
             self.pre = pre
-        with undrawn():
+        with init.shapes_only():  # its own weight is replaced
             self.conv = Conv2d(
                 in_channels, out_channels, kernel_size, padding=kernel_size // 2, groups=groups, bias=False
             )
-        # uniform within sqrt(6 / fan-out), as the authors' code; their fan-out does not count groups
         shape = self.conv.weight.shape
-        self.conv.weight = Parameter(init.kaiming_uniform(shape, fan_mode="fan_out", nonlinearity="relu"))
+        if zero_init:
+            weight = init.constant(shape, 0.0)
+        else:  # uniform within sqrt(6 / fan-out), as the authors' code; their fan-out does not count groups
+            weight = init.kaiming_uniform(shape, fan_mode="fan_out", nonlinearity="relu")
+        self.conv.weight = Parameter(weight)
         self.bn = BatchNorm2d(out_channels)
 
     def stage(self) -> NormalisedConv:
@@ -87,10 +96,7 @@ class SeqConv2d(Module):
         for j in range(out_channels // k):
             view = in_channels if windowed else in_channels + j * k
             pre = _Unit(view, k, 1) if bottleneck else None
-            unit = _Unit(k if bottleneck else view, k, 3, subgroups, pre)
-            if zero_init:
-                unit.conv.weight.data[...] = 0
-            self.f.append(unit)
+            self.f.append(_Unit(k if bottleneck else view, k, 3, subgroups, pre, zero_init))
 
     def forward(self, x, shortcut=None):
         if x.ndim != 4 or x.shape[1] != self.in_channels:

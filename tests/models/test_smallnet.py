@@ -48,7 +48,14 @@ def test_every_kind_of_layer_is_counted_by_hand():
     )
     parameters = 6 * 2 * 9 + 12 + 24 * 5 + 5
     counted = models.count(model, (4, 6, 6))
-    kinds = {"convolution": 96 * 18, "linear": 24 * 5, "batch_norm": 2 * 96, "pooling": 4 * 24, "relu": 24}
+    kinds = {
+        "convolution": 96 * 18,
+        "linear": 24 * 5,
+        "linear_bias": 5,
+        "batch_norm": 2 * 96,
+        "pooling": 4 * 24,
+        "relu": 24,
+    }
     assert counted == models.Count(parameters, **kinds)
     assert counted.macs == 96 * 18 + 24 * 5
     assert counted.operations == counted.macs + 2 * 96
