@@ -5,6 +5,8 @@ import pathlib
 import re
 
 import cupynn
+from cupynn import cli
+from cupynn.models.catalogue import ENTRIES
 
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -48,3 +50,10 @@ def test_the_figures_are_those_that_were_measured():
 def test_the_layers_exist():
     for name in re.findall(r"`nn\.(\w+)`", README):
         assert hasattr(cupynn.nn, name), name
+
+
+def test_the_list_of_networks_is_what_the_command_prints(capsys):
+    (words, printed) = re.search(r"```text\n\$ cupynn models --filter '(.*?)'\n(.*?)```", README, re.S).groups()
+    assert cli.main(["models", "--filter", words]) == 0
+    assert capsys.readouterr().out == printed
+    assert f"lists {len(ENTRIES)} of them" in README

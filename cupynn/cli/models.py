@@ -85,7 +85,18 @@ def _differences(entry: Entry, count: models.Count) -> tuple[str, str]:
 
 
 def _list(counted: Iterable[tuple[Entry, models.Count]]) -> None:
-    rows = [["network", "image", "parameters", "paper", "differs", "MACs", "paper", "differs", "counted as"]]
+    heads = (
+        "network",
+        "image",
+        "parameters",
+        "in paper",
+        "differs",
+        "MACs",
+        "operations in paper",
+        "differs",
+        "counted as",
+    )
+    rows = [list(heads)]
     notes = {}
     for entry, count in counted:
         more = _differences(entry, count)
