@@ -59,6 +59,9 @@ class Variant:
     def head(self, inputs: int, stage: Stage) -> SeqConv2d:
         return SeqConv2d(inputs, stage.width, stage.k, False, self.bottleneck, stage.subgroups)
 
+    def blocks(self, stage: Stage) -> Sequential:
+        return Sequential(*(SeqResidualBlock(stage, self) for _ in range(stage.blocks)))
+
 
 class ConvUnit(Module):
     """Convolution of stride `stride` without bias, and BN; returns what both give: (raw, ReLU(BN(raw)))."""
@@ -117,12 +120,11 @@ class SeqResNet(Module):
         for name, layer in stem.items():
             setattr(self, name, layer)
         trunk = ["Stage1"]
-        self.Stage1 = Sequential(*(SeqResidualBlock(stages[0], variant) for _ in range(stages[0].blocks)))
+        self.Stage1 = variant.blocks(stages[0])
         for number, (stage, next_stage) in enumerate(pairwise(stages), 1):
             trunk += [f"Downsample{number}", f"Stage{number + 1}"]
             setattr(self, trunk[-2], Downsampling(stage, next_stage, variant))
-            blocks = (SeqResidualBlock(next_stage, variant) for _ in range(next_stage.blocks))
-            setattr(self, trunk[-1], Sequential(*blocks))
+            setattr(self, trunk[-1], variant.blocks(next_stage))
         self.dropout = Dropout2d(variant.dropout)
         self.Blender = ConvUnit(stages[-1].width, stages[-1].width, 1)
         self.Classifier = Linear(stages[-1].width, classes)

@@ -23,23 +23,25 @@ def shapes(name, **options):
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "parameters"),
+    ("name", "options", "parameters", "macs"),
     [
-        ("cifar_seqresnet", {}, 1_233_370),
-        ("cifar_seqresnet", {"classes": 100}, 1_250_740),
-        ("cifar_seqresnet", {"widening": 10}, 7_575_514),
-        ("cifar_seqresnet", {"widening": 10, "k": 16}, 7_627_354),
-        ("cifar_seqresnet", {"widening": 7, "k": 16, "bottleneck": True}, 843_834),
-        ("cifar_seqresnet", {"widening": 20, "k": 32, "bottleneck": True}, 6_024_794),
-        ("cifar_seqresnet", {"widening": 3, "blocks": [1, 2, 1], "windowed": False}, 1_229_658),
-        ("cifar_seqresnet", {"widening": 3, "k": 16, "blocks": [1, 2, 2]}, 1_256_154),
-        ("seqresnet", {}, 11_859_656),
-        ("seqresnet", {"depth": 42}, 25_642_696),
-        ("seqresnext", {}, 26_211_784),
+        ("cifar_seqresnet", {}, 1_233_370, 282_085_248),
+        ("cifar_seqresnet", {"classes": 100}, 1_250_740, 282_102_528),
+        ("cifar_seqresnet", {"widening": 10}, 7_575_514, 1_721_995_968),
+        ("cifar_seqresnet", {"widening": 10, "k": 16}, 7_627_354, 1_724_207_808),
+        ("cifar_seqresnet", {"widening": 7, "k": 16, "bottleneck": True}, 843_834, 204_360_992),
+        ("cifar_seqresnet", {"widening": 20, "k": 32, "bottleneck": True}, 6_024_794, 1_402_267_008),
+        ("cifar_seqresnet", {"widening": 3, "blocks": [1, 2, 1], "windowed": False}, 1_229_658, 282_232_224),
+        ("cifar_seqresnet", {"widening": 3, "k": 16, "blocks": [1, 2, 2]}, 1_256_154, 227_820_960),
+        ("seqresnet", {}, 11_859_656, 2_882_732_032),
+        ("seqresnet", {"depth": 42}, 25_642_696, 5_644_419_072),
+        ("seqresnext", {}, 26_211_784, 4_543_979_520),
     ],
 )
-def test_parameters_are_the_papers(name, options, parameters):
-    assert sum(parameter.size for parameter in shapes(name, **options).parameters()) == parameters
+def test_counts_are_the_papers(name, options, parameters, macs):
+    model = shapes(name, **options)
+    count = models.count(model, model.input_shape)
+    assert (count.parameters, count.macs) == (parameters, macs)
 
 
 @pytest.mark.parametrize(
