@@ -35,7 +35,7 @@ from cupynn.autograd.functions import (
     var,
     where,
 )
-from cupynn.autograd.grad_mode import is_grad_enabled, no_grad
+from cupynn.autograd.grad_mode import enable_grad, is_grad_enabled, no_grad
 from cupynn.autograd.gradcheck import GradientError, gradcheck
 from cupynn.autograd.tape import Tape, tape
 
@@ -51,6 +51,7 @@ __all__ = [
     "concatenate",
     "cos",
     "einsum",
+    "enable_grad",
     "exp",
     "expand_dims",
     "flatten",

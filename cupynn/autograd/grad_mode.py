@@ -84,3 +84,13 @@ def _without_grad(generator: Generator) -> Generator:
             raise
         except BaseException as error:
             resume, value = generator.throw, error
+
+
+class enable_grad:
+    """A context manager: operations are recorded inside, even where it stands inside `no_grad()`."""
+
+    def __enter__(self) -> None:
+        self._before, mode.enabled = mode.enabled, True
+
+    def __exit__(self, *exception: object) -> None:
+        mode.enabled = self._before

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from cupynn.models.cifar_blocks import (
+from cupynn.models.blocks.cifar import (
     CIFARBasicBlock,
     RawShortcutBasicBlock,
     RawShortcutBottleneck,
@@ -16,9 +16,9 @@ from cupynn.models.cifar_blocks import (
     convolved,
     padded,
 )
+from cupynn.models.blocks.residual import Bottleneck, Variant, plain_block, projection
 from cupynn.models.initialise import he_fan_out, initialise
 from cupynn.models.registry import register
-from cupynn.models.residual_blocks import Bottleneck, Variant, plain_block, projection
 from cupynn.models.resnet import Block, stage
 from cupynn.nn import BatchNorm2d, Conv2d, Linear, Module, Sequential
 

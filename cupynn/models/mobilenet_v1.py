@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cupynn.models.conv_bn import conv_bn
+from cupynn.models.blocks.conv_bn import conv_bn
 from cupynn.models.registry import register
 from cupynn.nn import Linear, Module, ReLU, Sequential, WHEBlock
 

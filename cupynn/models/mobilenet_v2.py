@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from cupynn.models.conv_bn import conv_bn
+from cupynn.models.blocks.conv_bn import conv_bn
 from cupynn.models.initialise import he_fan_out, initialise, zeros
 from cupynn.models.registry import register
 from cupynn.nn import Conv2d, Dropout, Flatten, Linear, Module, ReLU6, Sequential, init

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cupynn import ops
-from cupynn.models.conv_bn import conv_bn
+from cupynn.models.blocks.conv_bn import conv_bn
 from cupynn.models.initialise import he_fan_out, initialise
 from cupynn.models.registry import register
 from cupynn.nn import Conv2d, Dropout, Flatten, Hardswish, Module, ReLU, Sequential

@@ -1,7 +1,7 @@
 """Residual networks for ImageNet: ResNet v1, v1b, v2, Plain, WideResNet, SENet, ResNeXt, with WHE blocks or not.
 
-Stems, stages and classifiers are the same; what differs are the blocks, in `residual_blocks` and
-`preactivation_blocks`. Names of layers are torchvision's where it has the network; a WHE block stands behind its
+Stems, stages and classifiers are the same; what differs are the blocks, in `blocks.residual` and
+`blocks.preactivation`. Names of layers are torchvision's where it has the network; a WHE block stands behind its
 convolution as `conv1.1`, which is `conv1.0` then (`bn1.1` and `bn1.0` behind batch norm).
 
 Layers start as the WHE paper's and torchvision's: convolutions normal with deviation sqrt(2 / (k * k * outputs)), batch
@@ -13,10 +13,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from cupynn.models.blocks.preactivation import PreactivationBasicBlock, PreactivationBottleneck
+from cupynn.models.blocks.residual import ACTIVATIONS, BasicBlock, Bottleneck, Variant, activated, plain_block
 from cupynn.models.initialise import he_fan_out, initialise
-from cupynn.models.preactivation_blocks import PreactivationBasicBlock, PreactivationBottleneck
 from cupynn.models.registry import register
-from cupynn.models.residual_blocks import ACTIVATIONS, BasicBlock, Bottleneck, Variant, activated, plain_block
 from cupynn.nn import BatchNorm2d, Conv2d, Linear, MaxPool2d, Module, Sequential
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cupynn import ops
-from cupynn.models.conv_bn import conv_bn
+from cupynn.models.blocks.conv_bn import conv_bn
 from cupynn.models.registry import register
 from cupynn.nn import Identity, Linear, MaxPool2d, Module, ReLU, Sequential
 

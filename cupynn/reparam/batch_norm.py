@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
-from cupynn.autograd import Tensor, no_grad
+from cupynn.autograd import Tensor, enable_grad, no_grad
 from cupynn.autograd.backward import records_behind
 from cupynn.device import xp_of
 from cupynn.nn import BatchNorm2d, Conv2d, Identity, Module, Parameter, Sequential
@@ -59,7 +59,7 @@ def _observed(model: Module, input_shape: tuple[int, ...]) -> Iterator[Pair]:
     try:
         for layer in layers:
             vars(layer)["forward"] = watched(layer)
-        with evaluation_mode(model):
+        with enable_grad(), evaluation_mode(model):
             y = model(Tensor(xp_of(like).zeros((0, *input_shape), like.dtype), requires_grad=True))
     finally:
         for layer in layers:

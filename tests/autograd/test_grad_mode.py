@@ -2,7 +2,7 @@ import threading
 
 import pytest
 
-from cupynn.autograd import is_grad_enabled, no_grad, tensor
+from cupynn.autograd import enable_grad, is_grad_enabled, no_grad, tensor
 
 
 def test_nothing_is_recorded_inside():
@@ -90,3 +90,14 @@ def test_async_functions_are_refused():
     for function in (coroutine, items):
         with pytest.raises(TypeError, match=rf"no_grad: {function.__name__} is async; write `with no_grad"):
             no_grad()(function)
+
+
+def test_enable_grad_records_inside_no_grad():
+    x = tensor([1.0, 1.0], requires_grad=True)
+    with no_grad():
+        with enable_grad():
+            assert is_grad_enabled() and (x * 2).requires_grad
+        assert not (x * 2).requires_grad
+    with pytest.raises(KeyError), enable_grad():
+        raise KeyError
+    assert is_grad_enabled()

@@ -8,7 +8,7 @@ import pytest
 import cupynn
 from cupynn import models, nn
 from cupynn.autograd import Tensor
-from cupynn.models.cifar_blocks import PaddedShortcut
+from cupynn.models.blocks.cifar import PaddedShortcut
 from cupynn.reparam import contract
 
 GLUON = {"shortcut": "conv", "stem_relu": False}

@@ -8,8 +8,8 @@ from residual_by_hand import conv, max_pool, norm, relu
 import cupynn
 from cupynn import models, nn
 from cupynn.autograd import Tensor, no_grad
-from cupynn.models.preactivation_blocks import PreactivationBasicBlock, PreactivationBottleneck
-from cupynn.models.residual_blocks import BasicBlock, Bottleneck, Variant
+from cupynn.models.blocks.preactivation import PreactivationBasicBlock, PreactivationBottleneck
+from cupynn.models.blocks.residual import BasicBlock, Bottleneck, Variant
 
 
 def settled(module, seed):

@@ -6,7 +6,7 @@ import pytest
 import cupynn
 from cupynn import models, nn, ops
 from cupynn.autograd import Tensor, no_grad
-from cupynn.models.residual_blocks import DepthwiseBlock, SqueezeExcitation
+from cupynn.models.blocks.residual import DepthwiseBlock, SqueezeExcitation
 from cupynn.reparam import contract
 
 

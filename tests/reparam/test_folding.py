@@ -1,11 +1,13 @@
 """Batch norm into convolutions, parallel kernels into one, and every nesting contracted to one convolution."""
 
+import contextlib
+
 import numpy as np
 import pytest
 
 import cupynn
 from cupynn import nn, ops
-from cupynn.autograd import Tensor, gradcheck
+from cupynn.autograd import Tensor, gradcheck, no_grad
 from cupynn.nn.contractible import Contractible
 from cupynn.ops.folding import add_kernels, fold_batch_norm
 from cupynn.reparam import contract, expand, verify_contraction
@@ -255,9 +257,11 @@ class Observed(nn.Module):
         return self.shared_bn(self.shared(x)) + self.shared(x)
 
 
-def test_batch_norms_of_a_model_with_an_input_shape_are_found_by_running_it():
+@pytest.mark.parametrize("recorded", [True, False])
+def test_batch_norms_of_a_model_with_an_input_shape_are_found_by_running_it(recorded):
     model = moved(Observed())
-    compact = folded(model, (2, 3, 8, 8))
+    with contextlib.nullcontext() if recorded else no_grad():
+        compact = folded(model, (2, 3, 8, 8))
     norms = [name for name, layer in compact.named_modules() if type(layer) is nn.BatchNorm2d]
     assert norms == ["open_bn", "double_bn", "shared_bn"]
     assert not any("forward" in vars(layer) for layer in compact.modules())

@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 from cupynn import ops
 from cupynn.device import xp_of
-from cupynn.models.preactivation_blocks import PreactivationBasicBlock, PreactivationBottleneck
-from cupynn.models.residual_blocks import Variant, activated
+from cupynn.models.blocks.preactivation import PreactivationBasicBlock, PreactivationBottleneck
+from cupynn.models.blocks.residual import Variant, activated
 from cupynn.nn import Conv2d, Dropout, Identity, Module, ReLU
 
 Shortcut = Callable[[int, int, int], Module]

@@ -1,0 +1,1 @@
+"""Blocks that several families of networks are built from."""
