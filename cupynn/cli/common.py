@@ -53,7 +53,7 @@ def add_data(parser: argparse.ArgumentParser, required: bool) -> None:
     names = ", ".join(data.names())
     source = "" if required else " (default: the data that the run was trained on)"
     parser.add_argument("--data", metavar="NAME", required=required, help=f"data set: {names}{source}")
-    parser.add_argument("--data-dir", metavar="DIR", help="folder of cifar10 or cifar100; the others need none")
+    parser.add_argument("--data-dir", metavar="DIR", help="folder of the data; what is packaged needs none")
     parser.add_argument("--pad-to", type=int, metavar="N", help="put images into black frames of N x N pixels")
 
 

@@ -75,7 +75,7 @@ def run(arguments: argparse.Namespace) -> None:
         with expected(Diverged, OSError):
             fit(networks[network], train_set, test_set, settings, folder, network)
 
-    shape = train_set.images.shape[1:]
+    shape = train_set.image_shape
     compact, differences = contract_and_verify(networks["model"], shape)
     cupynn.save(compact, folder.path / "compact.safetensors")
     draw_curves(folder.metrics(), folder.path / CURVES, titles, "One recipe, trained plainly and expanded")

@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace) -> None:
     choose_device(arguments.device)
     model = load_network(arguments.path)
     _, test_set = load_data(*_which_data(arguments))
-    wanted, given = model.input_shape, test_set.images.shape[1:]
+    wanted, given = model.input_shape, test_set.image_shape
     any_size = "image_size" not in models.takes(model.creation["name"])
     if wanted != given and not (any_size and wanted[0] == given[0]):
         raise CommandError(f"{arguments.path} takes images of shape {wanted}; {test_set.name} has {given}", BAD_USE)

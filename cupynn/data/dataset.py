@@ -1,4 +1,4 @@
-"""A data set held in memory."""
+"""What a data set is, and one held in memory."""
 
 from __future__ import annotations
 
@@ -9,13 +9,53 @@ import numpy as np
 from cupynn.data.transforms import pad_images
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class ArrayDataset:
-    """Images with labels, on the host.
+class Dataset:
+    """Images with labels, read by their places in the set.
 
-    images: uint8 (N, C, H, W); labels: int64 (N,) in 0..K-1; class_names: K names.
-    mean, std: one number per channel, of the *training* images on the scale 0..1, so that a test set is
-    normalised exactly as its training set; `padded` leaves them as they are.
+    labels: int64 (N,) in 0..K-1; class_names: K names. mean, std: one number per channel, of the *training* images
+    on the scale 0..1, so that a test set is normalised exactly as its training set.
+    """
+
+    labels: np.ndarray
+    class_names: tuple[str, ...]
+    name: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    uniforms: int  # random numbers that reading an image takes
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of every image that `read` gives."""
+        raise NotImplementedError
+
+    def read(self, indices: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
+        """The images at `indices` (N,), uint8 (N, C, H, W), with uniforms (N, self.uniforms) from 0..1 for the choices.
+
+        Called from several threads at once.
+        """
+        raise NotImplementedError
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def _check(self) -> None:
+        """Raise ValueError for labels and statistics that do not fit the rest."""
+        labels, channels, classes = self.labels, self.image_shape[0], len(self.class_names)
+        if len(self.mean) != channels or len(self.std) != channels or not all(s > 0 for s in self.std):
+            raise ValueError(
+                f"{self.name}: images have {channels} channels, so mean needs {channels} numbers and std {channels} "
+                f"positive numbers; mean is {self.mean}, std {self.std}"
+            )
+        if len(labels) and not 0 <= labels.min() <= labels.max() < classes:
+            raise ValueError(
+                f"{self.name}: {classes} class names, so labels must lie in 0..{classes - 1}; "
+                f"they lie in {labels.min()}..{labels.max()}"
+            )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ArrayDataset(Dataset):
+    """A set in memory. images: uint8 (N, C, H, W), on the host; the rest as in `Dataset`.
 
     Raises TypeError for other dtypes, ValueError for shapes and labels that do not fit together.
     """
@@ -26,6 +66,7 @@ class ArrayDataset:
     name: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    uniforms = 0
 
     def __post_init__(self) -> None:
         images, labels = self.images, self.labels
@@ -38,20 +79,14 @@ class ArrayDataset:
                 f"{self.name}: images must have shape (N, C, H, W) and labels (N,); "
                 f"images have shape {images.shape}, labels {labels.shape}"
             )
-        channels, classes = images.shape[1], len(self.class_names)
-        if len(self.mean) != channels or len(self.std) != channels or not all(s > 0 for s in self.std):
-            raise ValueError(
-                f"{self.name}: images have {channels} channels, so mean needs {channels} numbers and std {channels} "
-                f"positive numbers; mean is {self.mean}, std {self.std}"
-            )
-        if len(labels) and not 0 <= labels.min() <= labels.max() < classes:
-            raise ValueError(
-                f"{self.name}: {classes} class names, so labels must lie in 0..{classes - 1}; "
-                f"they lie in {labels.min()}..{labels.max()}"
-            )
+        self._check()
 
-    def __len__(self) -> int:
-        return len(self.images)
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        return self.images.shape[1:]
+
+    def read(self, indices: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
+        return self.images[indices]
 
     def padded(self, size: int) -> ArrayDataset:
         """The same set with every image inside a black frame of `size` x `size` pixels."""

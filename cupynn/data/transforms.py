@@ -1,7 +1,7 @@
-"""Image transforms over whole batches. Random ones first draw numbers per image, then apply them.
+"""Image transforms over whole batches. Random ones turn numbers that belong to each image into a change of it.
 
-Drawing apart from applying lets the loader draw once per epoch for every image of the set, so that an image's
-augmentation does not depend on which batch it falls into. Transforms see images only: labels cannot change.
+The numbers come from outside, evenly spread over 0..1 (see counter_random.py), so that an image's augmentation does
+not depend on which batch it falls into. Transforms see images only: labels cannot change.
 """
 
 from __future__ import annotations
@@ -17,16 +17,14 @@ from cupynn.device import Array, xp_of
 class Transform:
     """A random change of images (N, C, H, W) that keeps their shape."""
 
-    def draw(self, count: int, generator: np.random.Generator) -> np.ndarray:
-        """The random numbers for `count` images, one row each."""
-        raise NotImplementedError
+    uniforms: int  # numbers that one image takes
 
-    def apply(self, images: np.ndarray, drawn: np.ndarray) -> np.ndarray:
-        """The images changed as `drawn` (one row per image) says; `images` themselves stay as they are."""
-        raise NotImplementedError
+    def __call__(self, images: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
+        """The images changed as `uniforms`, float64 (N, self.uniforms), say; `images` stay as they are.
 
-    def __call__(self, images: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-        return self.apply(images, self.draw(len(images), generator))
+        Images are uint8, or float32 on the scale 0..1.
+        """
+        raise NotImplementedError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,16 +32,17 @@ class HorizontalFlip(Transform):
     """Mirrors an image left to right with the given probability."""
 
     probability: float = 0.5
+    uniforms = 1
 
     def __post_init__(self) -> None:
         if not 0 <= self.probability <= 1:
             raise ValueError(f"HorizontalFlip: probability must lie in 0..1; got {self.probability}")
 
-    def draw(self, count: int, generator: np.random.Generator) -> np.ndarray:
-        return generator.random(count) < self.probability
-
-    def apply(self, images: np.ndarray, drawn: np.ndarray) -> np.ndarray:
-        return np.where(drawn[:, None, None, None], images[..., ::-1], images)
+    def __call__(self, images: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
+        chosen = uniforms[:, 0] < self.probability
+        result = images.copy()
+        result[chosen] = images[chosen][..., ::-1]
+        return result
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,22 +53,29 @@ class RandomCrop(Transform):
     """
 
     padding: int
+    uniforms = 2  # top, left
 
     def __post_init__(self) -> None:
         if self.padding < 0:
             raise ValueError(f"RandomCrop: padding must be at least 0; got {self.padding}")
 
-    def draw(self, count: int, generator: np.random.Generator) -> np.ndarray:
-        return generator.integers(0, 2 * self.padding + 1, size=(count, 2))  # top, left
-
-    def apply(self, images: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+    def __call__(self, images: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
+        top, left = (uniforms * (2 * self.padding + 1)).astype(np.int64).T
         padded = np.pad(images, [(0, 0), (0, 0), (self.padding,) * 2, (self.padding,) * 2])
         windows = np.lib.stride_tricks.sliding_window_view(padded, images.shape[2:], axis=(2, 3))
-        return windows[np.arange(len(images)), :, drawn[:, 0], drawn[:, 1]]
+        return windows[np.arange(len(images)), :, top, left]
+
+
+def to_float(images: np.ndarray) -> np.ndarray:
+    """uint8 images as float32 on the scale 0..1; float32 images as they are."""
+    return images / np.float32(255) if images.dtype == np.uint8 else images
 
 
 def normalise(images: Array, mean: Sequence[float], std: Sequence[float]) -> Array:
-    """y = (x / 255 - mean) / std per channel: uint8 (N, C, H, W) to float32, where the images are."""
+    """y = (x - mean) / std per channel, where the images are: (N, C, H, W) to float32.
+
+    x is uint8 / 255, or float32 on the scale 0..1.
+    """
     xp = xp_of(images)
     if not images.ndim == 4 or not images.shape[1] == len(mean) == len(std):
         raise ValueError(
@@ -77,7 +83,8 @@ def normalise(images: Array, mean: Sequence[float], std: Sequence[float]) -> Arr
             f"images have shape {images.shape}"
         )
     std = np.asarray(std, dtype=np.float64)
-    scale = xp.asarray((1 / (255 * std)).astype(np.float32))[:, None, None]
+    white = 255 if images.dtype == np.uint8 else 1
+    scale = xp.asarray((1 / (white * std)).astype(np.float32))[:, None, None]
     shift = xp.asarray((np.asarray(mean) / std).astype(np.float32))[:, None, None]
     y = images.astype(xp.float32)
     y *= scale

@@ -110,7 +110,8 @@ def test_augmentation_leaves_the_set_alone():
 
 
 @pytest.mark.gpu
-def test_batches_lie_on_the_default_device():
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_lie_on_the_default_device(workers):
     cupy = pytest.importorskip("cupy")
     if not cupy.cuda.is_available():
         pytest.skip("no GPU")
@@ -118,7 +119,7 @@ def test_batches_lie_on_the_default_device():
     with use_device("cuda:0"):
         images, labels = next(iter(batches(numbered(), 5)))
         assert isinstance(images, cupy.ndarray) and isinstance(labels, cupy.ndarray)
-        on_gpu = collect(numbered(), 5, shuffle=True, transform=AUGMENT)
+        on_gpu = collect(numbered(), 5, shuffle=True, transform=AUGMENT, workers=workers)
     # one product and one difference, each rounded the same way unless fused: one unit in the last place of 1
     np.testing.assert_allclose(on_gpu[0], on_cpu[0], rtol=0, atol=np.finfo(np.float32).eps)
     np.testing.assert_array_equal(on_gpu[1], on_cpu[1])
@@ -129,6 +130,11 @@ def test_loader_errors():
         batches(numbered(), 0)
     with pytest.raises(ValueError, match="batches: seed and epoch must be at least 0; got seed=-1, epoch=0"):
         batches(numbered(), 4, seed=-1)
+    with pytest.raises(ValueError, match="batches: workers must be at least 0; got -1"):
+        batches(numbered(), 4, workers=-1)
+    for start in (-1, 7):
+        with pytest.raises(ValueError, match=rf"the epoch has 6 batches, so start must lie in 0\.\.6; got {start}"):
+            batches(numbered(), 4, start=start)
     with pytest.raises(TypeError, match="batches: transform must list"):
         batches(numbered(), 4, transform=[np.flip])
 
@@ -181,10 +187,16 @@ def test_load_pads():
 
 
 def test_load_errors():
-    assert names() == ["digits", "digits8x8", "photographs", "cifar10", "cifar100"]
-    with pytest.raises(ValueError, match="unknown data set 'mnist'; there are digits, digits8x8, photographs, cifar10"):
-        load("mnist")
-    with pytest.raises(ValueError, match="load: cifar10 is read from a folder of its own files; pass folder="):
-        load("cifar10")
+    installed, arrays = ["digits", "digits8x8", "photographs"], ["cifar10", "cifar100", "mnist", "fashionmnist"]
+    assert names() == [*installed, *arrays, "tinyimagenet", "imagefolder"]
+    with pytest.raises(
+        ValueError, match="unknown data set 'letters'; there are digits, digits8x8, photographs, cifar10"
+    ):
+        load("letters")
+    for name in names()[3:]:
+        with pytest.raises(ValueError, match=f"load: {name} is read from a folder of its own files; pass folder="):
+            load(name)
+    with pytest.raises(ValueError, match="load: imagefolder holds image files, which are not padded; got pad_to=70"):
+        load("imagefolder", folder="x", pad_to=70)
     with pytest.raises(ValueError, match="load: digits lies inside an installed package and takes no folder; got 'x'"):
         load("digits", folder="x")

@@ -4,10 +4,15 @@ import numpy as np
 import pytest
 
 from cupynn.data import HorizontalFlip, RandomCrop, normalise, pad_images
+from cupynn.data.transforms import to_float
 
 
 def pictures(seed, shape):
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def uniforms(seed, images, transform):
+    return np.random.default_rng(seed).random((len(images), transform.uniforms))
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -15,19 +20,20 @@ def pictures(seed, shape):
 def test_flip_equals_loop(seed, shape):
     images = pictures(seed, shape)
     before = images.copy()
-    drawn = HorizontalFlip().draw(len(images), np.random.default_rng(seed))
-    expected = np.array([x[:, :, ::-1] if flip else x for x, flip in zip(images, drawn, strict=True)]).reshape(shape)
-    result = HorizontalFlip()(images, np.random.default_rng(seed))
+    u = uniforms(seed, images, HorizontalFlip())
+    expected = [x[:, :, ::-1] if number < 0.5 else x for x, (number,) in zip(images, u, strict=True)]
+    result = HorizontalFlip()(images, u)
     assert result.dtype == np.uint8
-    np.testing.assert_array_equal(result, expected)
+    np.testing.assert_array_equal(result, np.array(expected).reshape(shape))
     np.testing.assert_array_equal(images, before)
 
 
-def test_flip_probability():
-    generator = np.random.default_rng(5)
-    assert not HorizontalFlip(0).draw(1000, generator).any() and HorizontalFlip(1).draw(1000, generator).all()
-    # the mean of 10,000 draws at 0.3 has standard deviation 0.0046: five of them
-    assert abs(HorizontalFlip(0.3).draw(10_000, generator).mean() - 0.3) < 0.023
+@pytest.mark.parametrize("probability", [0, 0.3, 1])
+def test_flip_probability(probability):
+    """Of evenly spread numbers 30 % lie below 0.3: the share is exact, with no chance in it."""
+    images = np.arange(2000, dtype=np.float32).reshape(1000, 1, 1, 2)
+    flipped = HorizontalFlip(probability)(images, (np.arange(1000)[:, None] + 0.5) / 1000)
+    assert (flipped != images).any(axis=(1, 2, 3)).sum() == 1000 * probability
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -37,10 +43,11 @@ def test_flip_probability():
 def test_crop_equals_loop(seed, shape, padding):
     images = pictures(seed, shape)
     before = images.copy()
-    drawn = RandomCrop(padding).draw(len(images), np.random.default_rng(seed))
-    result = RandomCrop(padding)(images, np.random.default_rng(seed))
+    u = uniforms(seed, images, RandomCrop(padding))
+    result = RandomCrop(padding)(images, u)
     assert result.shape == images.shape and result.dtype == np.uint8
-    for image, (top, left), crop in zip(images, drawn, result, strict=True):
+    for image, numbers, crop in zip(images, u, result, strict=True):
+        top, left = (int(number * (2 * padding + 1)) for number in numbers)
         for row in range(shape[2]):
             for column in range(shape[3]):
                 y, x = row + top - padding, column + left - padding
@@ -50,10 +57,19 @@ def test_crop_equals_loop(seed, shape, padding):
 
 
 def test_crop_reaches_every_place_equally():
-    drawn = RandomCrop(1).draw(9000, np.random.default_rng(8))
-    counts = np.bincount(drawn @ [3, 1], minlength=9)
-    # 1000 expected in each of the nine places, standard deviation 30: five of them
-    assert len(counts) == 9 and np.abs(counts - 1000).max() < 150
+    """One white pixel in the middle, a lattice of 90 x 90 numbers: it comes to lie 900 times in each of nine places."""
+    lattice = np.stack(np.meshgrid(*[(np.arange(90) + 0.5) / 90] * 2), axis=-1).reshape(-1, 2)
+    images = np.zeros((len(lattice), 1, 3, 3), dtype=np.uint8)
+    images[:, :, 1, 1] = 1
+    np.testing.assert_array_equal(RandomCrop(1)(images, lattice).sum(axis=(0, 1)), np.full((3, 3), 900))
+
+
+def test_crop_and_flip_take_floats():
+    """On the scale 0..1 black is 0 as well."""
+    images = pictures(0, (5, 3, 6, 6))
+    for transform in (RandomCrop(2), HorizontalFlip()):
+        u = uniforms(1, images, transform)
+        np.testing.assert_array_equal(transform(to_float(images), u), to_float(transform(images, u)))
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -67,6 +83,8 @@ def test_normalise_equals_its_formula(seed):
     # y = x scale - shift: scale, product, shift and difference are each rounded once, relative to 1/std at most
     bound = 4 * np.finfo(np.float32).eps / columns[1]
     assert (np.abs(result - expected) <= bound).all()
+    # the division by 255 adds one rounding
+    assert (np.abs(normalise(to_float(images), mean, std) - expected) <= 1.25 * bound).all()
 
 
 def test_normalised_set_has_mean_0_and_std_1():
