@@ -13,6 +13,8 @@ from cupynn import device
 from cupynn.device import Array, to_numpy
 from cupynn.kernels import (
     batch_norm,
+    contract,
+    contract_fold,
     conv,
     cross_entropy,
     cross_layer,
@@ -40,6 +42,20 @@ def _normal_numbers() -> Normal:
 def _conv(normal: Normal) -> Example:
     x, w, bias, grad = normal(8, 8, 16, 16), normal(16, 8, 5, 5), normal(16), normal(8, 16, 16, 16)
     return lambda: [conv.forward(x, w, bias, padding=2), *conv.backward(grad, x, w, padding=2)]
+
+
+def _contract(normal: Normal) -> Example:
+    first, second, grad = normal(32, 8, 3, 3), normal(16, 32, 5, 5), normal(16, 8, 7, 7)
+    d, w, kernel_grad = normal(8, 9, 9), normal(16, 8, 9), normal(16, 8, 9)
+    norm = bias, gamma, mean, variance = normal(16), normal(16), normal(16), normal(16) ** 2 + 1
+
+    def run() -> list[Array]:
+        contracted = contract.forward(first, second), *contract.backward(grad, first, second)
+        composed = contract.compose(d, w), *contract.compose_backward(kernel_grad, d, w)
+        folded = contract_fold.fold(grad, bias, gamma, bias, mean, variance)
+        return [*contracted, *composed, *folded, *contract_fold.fold_backward(grad, bias, grad, *norm)]
+
+    return run
 
 
 def _im2col(normal: Normal) -> Example:
@@ -112,6 +128,7 @@ def _whe(normal: Normal) -> Example:
 
 EXAMPLES: dict[str, Callable[[Normal], Example]] = {
     "batch_norm": _batch_norm,
+    "contract": _contract,
     "conv": _conv,
     "cross_entropy": _cross_entropy,
     "cross_layer": _cross_layer,

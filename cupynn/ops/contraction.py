@@ -6,23 +6,18 @@ no stride in the first, are one convolution [ExpandNets, Sec. 3; Appendix D]:
     W[o, i, u] = sum_{p, v} w2[o, p, v] w1[p, i, u - v]        a full convolution of the two kernels, size a + b - 1
     B[o]       = b2[o] + sum_p (sum_v w2[o, p, v]) b1[p]
 
-It is exact at the border too when the first layer has all the padding. The sum over p is one matrix product,
-(o, v) x p times p x (u, i); its O b b I a a results are then added into the b*b shifted windows of W. Kernels are kept
-channels-last, (groups, O, KH, KW, I), in between: that layout is both factors' matrix without another copy, and the
-windows are then long contiguous rows. A 1x1 kernel is the case with nothing to add.
+It is exact at the border too when the first layer has all the padding. `kernels.contract` makes W, and its gradients,
+of two kernels at a time; a fully connected layer is a convolution with a 1x1 kernel.
 """
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 
 from cupynn.autograd import Function
 from cupynn.device import Array, xp_of
-from cupynn.kernels.runtime import product
-
-# What it costs to add one element of a product into its window, and to start on a window at all, in
-# multiply-accumulates of a matrix product (measured on a CPU).
-ELEMENT_COST, WINDOW_COST = 20, 100_000
+from cupynn.kernels import contract
 
 Step = tuple[int, int]
 
@@ -47,11 +42,9 @@ def contraction_order(channels: tuple[int, ...], kernel_sizes: tuple[tuple[int, 
             j = i + length
 
             def cost_of(middle: int, i: int = i, j: int = j) -> int:
-                first, second = grown[i][middle], grown[middle + 1][j]
-                taps = second[0] * second[1]
-                elements = channels[i] * channels[j + 1] * first[0] * first[1] * taps
-                windows = 0 if (1, 1) in (first, second) else elements * ELEMENT_COST + taps * WINDOW_COST
-                return cost[i][middle] + cost[middle + 1][j] + elements * channels[middle + 1] + windows
+                taps = math.prod(grown[i][middle]) * math.prod(grown[middle + 1][j])
+                products = taps * channels[i] * channels[middle + 1] * channels[j + 1]
+                return cost[i][middle] + cost[middle + 1][j] + products
 
             split[i][j] = min(range(i, j), key=cost_of)
             cost[i][j] = cost_of(split[i][j])
@@ -68,103 +61,57 @@ def contraction_order(channels: tuple[int, ...], kernel_sizes: tuple[tuple[int, 
     return tuple(steps)
 
 
-def _contract_pair(first: Array, second: Array) -> Array:
-    """Contract (g, P, ah, aw, I), then (g, O, bh, bw, P), to (g, O, ah + bh - 1, aw + bw - 1, I)."""
-    (g, p, ah, aw, i), (_, o, bh, bw, _) = first.shape, second.shape
-    joined = product(second.reshape(g, o * bh * bw, p), first.reshape(g, p, ah * aw * i))
-    if ah == aw == 1 or bh == bw == 1:
-        return joined.reshape(g, o, ah + bh - 1, aw + bw - 1, i)
-    joined = joined.reshape(g, o, bh, bw, ah, aw, i)
-    result = xp_of(first).zeros((g, o, ah + bh - 1, aw + bw - 1, i), joined.dtype)
-    for y in range(bh):
-        for x in range(bw):
-            result[:, :, y : y + ah, x : x + aw] += joined[:, :, y, x]
-    return result
-
-
-def _contract_pair_backward(grad: Array, first: Array, second: Array, needs: tuple[bool, bool]):
-    """Gradients of `_contract_pair` to first and second: the same product, transposed, on the windows of grad."""
-    (g, p, ah, aw, i), (_, o, bh, bw, _) = first.shape, second.shape
-    if not (ah == aw == 1 or bh == bw == 1):
-        windows = xp_of(grad).lib.stride_tricks.sliding_window_view(grad, (ah, aw), axis=(2, 3))
-        grad = windows.transpose(0, 1, 2, 3, 5, 6, 4)  # (g, O, bh, bw, ah, aw, I), copied by reshape
-    grad = grad.reshape(g, o * bh * bw, ah * aw * i)
-    d_first = d_second = None
-    if needs[0]:
-        d_first = product(second.reshape(g, o * bh * bw, p).swapaxes(1, 2), grad).reshape(first.shape)
-    if needs[1]:
-        d_second = product(grad, first.reshape(g, p, ah * aw * i).swapaxes(1, 2)).reshape(second.shape)
-    return d_first, d_second
-
-
-def _channels_last(weight: Array, groups: int) -> Array:
-    """(g O, I, KH, KW), or (g O, I), as (g, O, KH, KW, I)."""
-    o, i, kh, kw = weight.shape if weight.ndim == 4 else (*weight.shape, 1, 1)
-    kernel = weight.reshape(groups, o // groups, i, kh, kw).transpose(0, 1, 3, 4, 2)
-    return xp_of(weight).ascontiguousarray(kernel)
-
-
-def _channels_first(kernel: Array, ndim: int) -> Array:
-    """(g, O, KH, KW, I) as (g O, I, KH, KW), or with ndim=2 as (O, I)."""
-    g, o, kh, kw, i = kernel.shape
-    shape = (g * o, i, kh, kw) if ndim == 4 else (o, i)
-    return xp_of(kernel).ascontiguousarray(kernel.transpose(0, 1, 4, 2, 3)).reshape(shape)
-
-
 class ContractChain(Function):
     """Inputs: w1 ... wl, then b1 ... bl (any may be None). Outputs: W, and B where some bias is not None."""
 
     def forward(self, *arrays):
         weights, biases = arrays[: len(arrays) // 2], arrays[len(arrays) // 2 :]
-        xp, groups = xp_of(weights[0]), self.groups
-        kernels = [_channels_last(w, groups) for w in weights]
-        channels = (kernels[0].shape[4], *(kernel.shape[1] for kernel in kernels))
-        self.steps = contraction_order(channels, tuple(kernel.shape[2:4] for kernel in kernels))
-        self.layers = len(weights)
+        groups, self.layers, taps = self.groups, len(weights), (1, 1) if weights[0].ndim == 2 else ()
+        kernels = [w.reshape(w.shape + taps) for w in weights]
+        channels = (weights[0].shape[1], *(len(w) // groups for w in weights))
+        self.steps = contraction_order(channels, tuple(kernel.shape[2:] for kernel in kernels))
 
-        # The bias of the chain, layer by layer: a constant map passes a kernel as the sum of its taps.
-        sums, carried, bias = [], [], None
+        # The bias of the chain, layer by layer: to a layer it is a constant map, the same under every tap.
+        carried, bias = [], None
         for kernel, b in zip(kernels, biases, strict=True):
-            carried.append(bias)  # the bias that enters this layer
-            sums.append(None)
-            if bias is not None:
-                g, o, kh, kw, i = kernel.shape
-                taps = kernel.reshape(g, o, kh * kw, i)  # summed by a product, which is faster than sum(axis=2)
-                sums[-1] = (xp.ones((1, kh * kw), kernel.dtype) @ taps if kh * kw > 1 else taps).reshape(g, o, i)
-                bias = (sums[-1] @ bias[:, :, None])[:, :, 0]
+            entering = None if bias is None else xp_of(bias).repeat(bias, math.prod(kernel.shape[2:]), axis=1)
+            carried.append(entering)  # (g, I taps, 1)
+            if entering is not None:
+                bias = self._matrix(kernel) @ entering
             if b is not None:
-                own = b.reshape(groups, -1)
+                own = b.reshape(groups, -1, 1)
                 bias = own if bias is None else bias + own
 
         for first, second in self.steps:
-            kernels.append(_contract_pair(kernels[first], kernels[second]))
-        result = kernels.pop()
+            kernels.append(contract.forward(kernels[first], kernels[second], groups))
+        weight = kernels.pop() if self.steps else kernels[0].copy()
         if any(self.needs_grad):
-            self.save(*kernels, *sums, *carried)
-        weight = _channels_first(result, weights[0].ndim)
+            self.save(*kernels, *carried)
+        weight = weight.reshape(weight.shape[: weights[0].ndim])
         return weight if bias is None else (weight, bias.reshape(-1).copy())
 
     def backward(self, d_weight, d_bias=None):
         layers, groups = self.layers, self.groups
-        kernels, sums, carried = self.saved[: -2 * layers], self.saved[-2 * layers : -layers], self.saved[-layers:]
+        kernels, carried = self.saved[:-layers], self.saved[-layers:]
         needs_weight, needs_bias = self.needs_grad[:layers], self.needs_grad[layers:]
 
         # Gradients to the kernels, from the last step to the first. A step's result needs one if a layer in it does.
         needed = list(needs_weight)
         for first, second in self.steps:
             needed.append(needed[first] or needed[second])
-        grads = [None] * len(needed)
-        grads[-1] = _channels_last(d_weight, groups)
+        grads: list[Array | None] = [None] * len(needed)
+        grads[-1] = d_weight.reshape(d_weight.shape + kernels[0].shape[d_weight.ndim :])
         for number in range(len(needed) - 1, layers - 1, -1):
             first, second = self.steps[number - layers]
             if needed[number]:
-                grads[first], grads[second] = _contract_pair_backward(
-                    grads[number], kernels[first], kernels[second], (needed[first], needed[second])
+                needs = needed[first], needed[second]
+                grads[first], grads[second] = contract.backward(
+                    grads[number], kernels[first], kernels[second], groups, needs
                 )
                 grads[number] = None
 
-        # Gradients to the biases, from the last layer to the first, and through them to the sums of the taps.
-        d_carried = None if d_bias is None else d_bias.reshape(groups, -1)
+        # Gradients to the biases, from the last layer to the first; where one enters a layer, to that layer's kernel.
+        d_carried = None if d_bias is None else d_bias.reshape(groups, -1, 1)
         d_biases: list[Array | None] = [None] * layers
         for layer in range(layers - 1, -1, -1):
             if d_carried is None:
@@ -174,10 +121,16 @@ class ContractChain(Function):
             if carried[layer] is None:
                 break
             if grads[layer] is not None:
-                grads[layer] += (d_carried[:, :, None] * carried[layer][:, None, :])[:, :, None, None, :]
-            d_carried = (d_carried[:, None, :] @ sums[layer])[:, 0]
-        d_weights = [None if kernel is None else _channels_first(kernel, d_weight.ndim) for kernel in grads[:layers]]
+                grads[layer] += (d_carried * carried[layer].swapaxes(1, 2)).reshape(grads[layer].shape)
+            taps = math.prod(kernels[layer].shape[2:])
+            entering = self._matrix(kernels[layer]).swapaxes(1, 2) @ d_carried
+            d_carried = entering.reshape(groups, -1, taps).sum(axis=2, keepdims=True)
+        d_weights = [None if grad is None else grad.reshape(grad.shape[: d_weight.ndim]) for grad in grads[:layers]]
         return (*d_weights, *d_biases)
+
+    def _matrix(self, kernel: Array) -> Array:
+        """(g O, I, KH, KW) as (g, O, I taps)."""
+        return kernel.reshape(self.groups, kernel.shape[0] // self.groups, -1)
 
 
 def contract_chain(weights, biases=None, groups: int = 1):

@@ -9,19 +9,19 @@ where c(o, i) = (o // (O/groups)) * I + i is the channel of the image that input
 same layer: "kernel composition" makes W' and runs one convolution with it; "feature composition" runs the depthwise
 convolution with D, then a 1x1 convolution with W.
 
-Making W' is C small matrix products, one per input channel: (O/groups, D_mul) times (D_mul, M N). They are NumPy's
-batched `matmul` (or CuPy's), which on the CPU reads W and writes W' through strided views: nothing is copied.
+Making W' is C small matrix products, one per input channel, (O/groups, D_mul) times (D_mul, M N): one launch of
+`kernels.contract`, which reads W and writes W' where they are.
 """
 
 from __future__ import annotations
 
 from cupynn.autograd import Function
 from cupynn.device import Array, xp_of
+from cupynn.kernels import contract
+from cupynn.kernels.contract import LAYOUTS
 from cupynn.ops.arguments import Pair, pair
 from cupynn.ops.conv import conv2d
 from cupynn.ops.depthwise import depthwise_conv2d
-
-LAYOUTS = ("paper", "authors")
 
 
 def depthwise_identity(taps: int, depth_multiplier: int, like: Array) -> Array:
@@ -39,31 +39,10 @@ class ComposeKernel(Function):
 
     def forward(self, d, w):
         self.save(d, w)
-        xp = xp_of(w)
-        kernel = xp.empty((*w.shape[:2], d.shape[1]), w.dtype)
-        xp.matmul(self._by_channel(w), self._grouped(d).swapaxes(2, 3), out=self._by_channel(kernel))
-        return kernel
+        return contract.compose(d, w, self.groups, self.layout)
 
     def backward(self, grad):
-        d, w = self.saved
-        xp, d_d, d_w = xp_of(w), None, None
-        grad_by_channel = self._by_channel(grad)
-        if self.needs_grad[0]:
-            d_d = xp.matmul(grad_by_channel.swapaxes(2, 3), self._by_channel(w)).reshape(d.shape)
-        if self.needs_grad[1]:
-            d_w = xp.empty(w.shape, w.dtype)
-            xp.matmul(grad_by_channel, self._grouped(d), out=self._by_channel(d_w))
-        return d_d, d_w
-
-    def _grouped(self, d: Array) -> Array:
-        return d.reshape(self.groups, -1, *d.shape[1:])
-
-    def _by_channel(self, w: Array) -> Array:
-        """A view (groups, C/groups, O/groups, last) of (O, C/groups, last): what shares a slice of D is a matrix."""
-        o, i, last = w.shape
-        if self.layout == "paper":
-            return w.reshape(self.groups, o // self.groups, i, last).transpose(0, 2, 1, 3)
-        return w.reshape(o // self.groups, self.groups, i, last).transpose(1, 2, 0, 3)
+        return contract.compose_backward(grad, *self.saved, self.groups, self.layout, self.needs_grad)
 
 
 def compose_kernel(d, w, kernel_size: Pair, groups: int = 1, layout: str = "paper"):
