@@ -1,4 +1,7 @@
-"""Convolutions of SmallNet's and ResNet-20's shapes, forward and backward, beside their floor and PyTorch (oneDNN)."""
+"""Convolutions of SmallNet's and ResNets' shapes, forward and backward, beside their floor and PyTorch (oneDNN).
+
+The floor counts a direct convolution's products. Winograd's method needs fewer and may take less time than it.
+"""
 
 from __future__ import annotations
 
@@ -26,6 +29,10 @@ SHAPES = {
     "ResNet-20 stage 2": (32, 32, 16, 3, 1, 1),
     "ResNet-20 to stage 3": (32, 64, 16, 3, 2, 1),
     "ResNet-20 stage 3": (64, 64, 8, 3, 1, 1),
+    "ResNet-18 stage 1": (64, 64, 56, 3, 1, 1),
+    "ResNet-18 stage 2": (128, 128, 28, 3, 1, 1),
+    "ResNet-18 stage 3": (256, 256, 14, 3, 1, 1),
+    "ResNet-18 stage 4": (512, 512, 7, 3, 1, 1),
 }
 BAR = 1.3
 

@@ -36,8 +36,9 @@ def geometries() -> Iterator[tuple[str, Geometry]]:
 
 
 def chosen(g: Geometry) -> str:
-    """The method that is used where nothing is measured."""
-    return conv.method(g, gpu=device.default_device() != "cpu")
+    """The method that is used where nothing is measured, or the methods, if passes differ."""
+    gpu = device.default_device() != "cpu"
+    return ", ".join(dict.fromkeys(conv.method(g, gpu, which) for which in PASSES))
 
 
 def measured(g: Geometry) -> list[dict[str, float]]:

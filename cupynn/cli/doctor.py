@@ -19,7 +19,7 @@ from cupynn.train.environment import gpu_name, processor, threads, versions
 
 EPILOG = """\
 Every kernel is compiled, or taken from the cache, run on a small example, and held against its reference in NumPy.
-With CUPYNN_TUNE=1 both methods of convolution are timed for each shape. Exit status 1 where a kernel is wrong.
+With CUPYNN_TUNE=1 all methods of convolution are timed for each shape. Exit status 1 where a kernel is wrong.
 
 Nothing is written but compiled kernels, to the cache folder."""
 
@@ -126,7 +126,7 @@ def _convolution_table() -> str:
         return "the reference runs"
     if os.environ.get("CUPYNN_TUNE") != "1":
         rows = [[name, convolution_choices.chosen(geometry)] for name, geometry in shapes]
-        return table(rows, left=2) + "\nnot measured: CUPYNN_TUNE=1 times both methods"
+        return table(rows, left=2) + "\nnot measured: CUPYNN_TUNE=1 times every method"
     rows = [["", *convolution_choices.PASSES]]
     rows += [[name, *map(_fastest, convolution_choices.measured(geometry))] for name, geometry in shapes]
     return table(rows, left=4)

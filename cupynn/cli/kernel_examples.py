@@ -24,6 +24,7 @@ from cupynn.kernels import (
     runtime,
     sgd,
     whe,
+    winograd,
 )
 from cupynn.train.speed import median_seconds, wait_for
 
@@ -126,6 +127,20 @@ def _whe(normal: Normal) -> Example:
     return lambda: [whe.forward(x, *weights), *whe.backward(grad, x, *weights)]
 
 
+def _winograd(normal: Normal) -> Example:
+    x, w, bias, grad = normal(4, 32, 14, 14), normal(32, 32, 3, 3), normal(32), normal(4, 32, 14, 14)
+    g = conv.geometry(x.shape, w.shape, padding=1)
+
+    def run() -> list[Array]:
+        if not runtime.compiled_for(x):
+            y, gradients = conv.reference_forward(x, w, bias, padding=1), conv.reference_backward(grad, x, w, padding=1)
+            return [y, *gradients[:2]]
+        gradients = winograd.input_gradient(grad, w, g), winograd.weight_gradient(grad, x, w, g)
+        return [winograd.forward(x, w, bias, g), *gradients]
+
+    return run
+
+
 EXAMPLES: dict[str, Callable[[Normal], Example]] = {
     "batch_norm": _batch_norm,
     "contract": _contract,
@@ -137,6 +152,7 @@ EXAMPLES: dict[str, Callable[[Normal], Example]] = {
     "pool": _pool,
     "sgd": _sgd,
     "whe": _whe,
+    "winograd": _winograd,
 }
 
 

@@ -123,7 +123,7 @@ def test_training_lowers_the_loss(key):
     entry = ENTRIES[key]
     cupynn.manual_seed(0)
     model = entry.create()
-    optimiser = SGD(model.parameters(), lr=0.01, momentum=0.9)
+    optimiser = SGD(model.parameters(), lr=0.002, momentum=0.9)
     images, labels = small_batch(entry, 8)
     first = None
     for _ in range(11):
