@@ -10,7 +10,7 @@ import contextlib
 import json
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ import safetensors.numpy
 
 import cupynn
 from cupynn import models
-from cupynn.device import to_numpy
+from cupynn.device import Array, to_numpy
 from cupynn.nn import Module
 from cupynn.nn.contractible import undrawn
 from cupynn.reparam import contract
@@ -32,8 +32,7 @@ def save(model: Module, path: str | os.PathLike) -> None:
     from `models.create` is saved too; `load_state` reads it, `load` cannot rebuild it.
     """
     path = Path(path)
-    # A copy in C order: safetensors 0.8.0 writes other strides wrongly, and it refuses NumPy's scalars.
-    state = {name: np.asarray(to_numpy(array), order="C") for name, array in model.state_dict().items()}
+    state = to_host(model.state_dict())
     metadata = {"library": "cupynn", "version": cupynn.__version__}
     if made_by := getattr(model, "creation", None):
         metadata |= {
@@ -60,7 +59,26 @@ def replacing(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         os.replace(beside, path)
     finally:
-        beside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # in a folder that takes no changes the first error is the one to see
+            beside.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Have the folder's names on the disk too, where the system knows such a thing."""
+    if os.name == "posix":
+        number = os.open(folder, os.O_RDONLY)
+        try:
+            with contextlib.suppress(OSError):  # not every file system does it
+                os.fsync(number)
+        finally:
+            os.close(number)
+
+
+def to_host(state: Mapping[str, Array]) -> dict[str, np.ndarray]:
+    """Arrays as safetensors takes them."""
+    # A copy in C order: safetensors 0.8.0 writes other strides wrongly, and it refuses NumPy's scalars.
+    return {name: np.asarray(to_numpy(array), order="C") for name, array in state.items()}
 
 
 def load_state(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -91,6 +109,8 @@ def load(path: str | os.PathLike) -> Module:
             f"load: {path} was not written by cupynn.save: its metadata should hold library=cupynn, and holds "
             f"{metadata or 'nothing'}; cupynn.serialization.load_state reads its arrays"
         )
+    if "progress" in metadata:
+        raise ValueError(f"load: {path} is a checkpoint of training; weights alone are in model.safetensors of its run")
     if "name" not in metadata:
         raise ValueError(
             f"load: {path} holds a model that models.create did not make, so it cannot be rebuilt; make it, and pass "

@@ -29,7 +29,7 @@ written to the run folder, whose earlier contents of these names are replaced:
   config.json, metrics.jsonl (both networks), plain.safetensors, model.safetensors (the expanded network),
   compact.safetensors (the contracted one), curves.png"""
 
-SETTINGS = Settings(epochs=10, batch_size=64, lr=0.05, schedule="cosine", crop=2, seed=0)
+SETTINGS = Settings(epochs=10, batch_size=64, lr=0.05, schedule="cosine", crop=2, seed=0, keep=0)
 OTHERS_EPOCHS = 2  # of networks a hundred times as costly
 DATA = {"name": "digits", "folder": None, "pad_to": 32}
 SPEED_BATCH = 128

@@ -59,10 +59,18 @@ def log_softmax(x, axis=-1):
     return LogSoftmax(axis=axis)(x)
 
 
-def cross_entropy(logits, targets):
+def cross_entropy(logits, targets, label_smoothing=0.0):
     """The mean over N of -log softmax(logits)[target], for logits (N, K) and integer targets (N,) in 0 .. K-1.
 
-    Returns a scalar. Raises ValueError for shapes or targets that do not fit, TypeError for targets that are no
-    integers.
+    label_smoothing: the share s of each target's weight that all K classes get in equal parts,
+    (1 - s) cross_entropy - s mean(log softmax(logits)). [Szegedy et al. 2016, Sec. 7]
+
+    Returns a scalar. Raises ValueError for shapes or targets that do not fit and for a share outside 0 .. 1,
+    TypeError for targets that are no integers.
     """
-    return CrossEntropy()(logits, targets)
+    if not 0 <= label_smoothing <= 1:
+        raise ValueError(f"cross_entropy: label_smoothing must lie in 0..1; got {label_smoothing!r}")
+    loss = CrossEntropy()(logits, targets)
+    if label_smoothing == 0:
+        return loss
+    return (1 - label_smoothing) * loss - label_smoothing * log_softmax(logits).mean()

@@ -1,6 +1,8 @@
-"""Optimisers, and schedules for what they are told."""
+"""Optimisers, schedules for what they are told, groups of parameters, gradient clipping."""
 
 from cupynn.optim import schedules
+from cupynn.optim.clip import clip_grad_norm
+from cupynn.optim.groups import Group, plan
 from cupynn.optim.sgd import SGD
 
-__all__ = ["SGD", "schedules"]
+__all__ = ["SGD", "Group", "clip_grad_norm", "plan", "schedules"]

@@ -1,4 +1,4 @@
-"""Schedules: the factor on a learning rate or a weight decay, epoch by epoch.
+"""Schedules: the factor on a learning rate, or a weight decay itself, epoch by epoch.
 
     schedule = MultiStep(milestones=(50, 100))
     for epoch in range(150):
@@ -11,7 +11,9 @@ from 0 and may have a fraction, for schedules that move within an epoch: epoch +
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 
@@ -74,3 +76,35 @@ class Cosine:
             return self.warm_up_from + (1 - self.warm_up_from) * epoch / self.warm_up
         t = min((epoch - self.warm_up) / (self.epochs - self.warm_up), 1.0)
         return (1 + math.cos(math.pi * t)) / 2
+
+
+@dataclass(frozen=True)
+class WarmUp:
+    """`schedule` times a factor that rises linearly from `start` to 1 in the first `epochs` epochs."""
+
+    schedule: Callable[[float], float]
+    epochs: float
+    start: float = 0.1
+
+    def __post_init__(self) -> None:
+        _need(self.epochs >= 0, "WarmUp", f"epochs must be >= 0; got {self.epochs!r}")
+
+    def __call__(self, epoch: float) -> float:
+        rise = self.start + (1 - self.start) * epoch / self.epochs if epoch < self.epochs else 1.0
+        return rise * self.schedule(epoch)
+
+
+@dataclass(frozen=True)
+class Piecewise:
+    """A value from each of some epochs on: steps ((0, 1e-6), (80, 1e-5)) give 1e-6 in epochs 0 to 79, then 1e-5."""
+
+    steps: tuple[tuple[float, float], ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "steps", tuple(tuple(step) for step in self.steps))
+        epochs = [epoch for epoch, _ in self.steps]
+        ascending = epochs[:1] == [0] and all(a < b for a, b in itertools.pairwise(epochs))
+        _need(ascending, "Piecewise", f"the epochs of steps must start at 0 and ascend; got {self.steps}")
+
+    def __call__(self, epoch: float) -> float:
+        return next(value for start, value in reversed(self.steps) if epoch >= start)

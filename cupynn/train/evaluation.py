@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 from cupynn import ops
 from cupynn.autograd import Tensor, no_grad
-from cupynn.data import ArrayDataset, batches
+from cupynn.data import Dataset, batches
 from cupynn.device import Array
 from cupynn.nn import Module
 from cupynn.nn.evaluation import evaluation_mode
+from cupynn.train.confusion import Confusion
 
 
 @dataclass(frozen=True)
@@ -24,16 +25,20 @@ class Score:
 class RunningScore:
     """Adds up losses and hits where the arrays are; `score` waits for the device only when it is asked."""
 
-    def __init__(self) -> None:
-        self.images = 0
-        self._loss = 0.0
-        self._hits = 0
+    def __init__(self, images: int = 0, loss: float = 0.0, hits: int = 0) -> None:
+        self.images = images
+        self._loss = loss
+        self._hits = hits
 
     def add(self, loss: Tensor, logits: Tensor, labels: Array) -> None:
         """Count one batch: its mean loss, its logits (N, K), its labels (N,)."""
         self.images += len(labels)
         self._loss = self._loss + loss.data.astype("float64") * len(labels)
         self._hits = self._hits + (logits.data.argmax(axis=1) == labels).sum()
+
+    def sums(self) -> tuple[int, float, int]:
+        """Images, the sum of their losses, and hits: what a new one can go on from."""
+        return self.images, float(self._loss), int(self._hits)
 
     def score(self) -> Score:
         """Over all batches so far; NaN where there were none."""
@@ -42,14 +47,16 @@ class RunningScore:
         return Score(float(self._loss) / self.images, int(self._hits) / self.images)
 
 
-def evaluate(model: Module, dataset: ArrayDataset, batch_size: int = 250) -> Score:
+def evaluate(model: Module, dataset: Dataset, batch_size: int = 250, confusion: Confusion | None = None) -> Score:
     """Loss and accuracy over a whole set, in evaluation mode; the model is left in the mode it was in.
 
-    The model must be on the default device, where batches are made.
+    confusion: counts which class is taken for which. The model must be on the default device, where batches are made.
     """
     running = RunningScore()
     with no_grad(), evaluation_mode(model):
         for images, labels in batches(dataset, batch_size):
             logits = model(Tensor(images))
+            if confusion is not None:
+                confusion.add(logits.data, labels)
             running.add(ops.cross_entropy(logits, labels), logits, labels)
     return running.score()

@@ -1,4 +1,4 @@
-"""The folder of a run: config.json, metrics.jsonl, weights, curves.png."""
+"""The folder of a run: config.json, metrics.jsonl, weights, checkpoints, curves.png."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import numpy as np
 from cupynn import serialization
 from cupynn.nn import Module
 from cupynn.serialization import replacing
+from cupynn.train.checkpoints import FOLDER, Checkpoints
 
 CONFIG, METRICS, CURVES = "config.json", "metrics.jsonl", "curves.png"
 
@@ -23,7 +24,8 @@ class RunFolder:
     """A folder for one run, made if need be. It may hold several networks trained side by side, each under a name.
 
     config.json: settings, data, versions and device. metrics.jsonl: one line per epoch and network. NAME.safetensors:
-    the weights of network NAME after its last epoch; the only network of a plain run is called "model".
+    the weights of network NAME after its last epoch; the only network of a plain run is called "model". checkpoints/:
+    what a run goes on from, see `Checkpoints`.
 
     Raises FileExistsError where the folder holds a run or weights, unless `overwrite`: then the run's own files are
     removed, those that its config.json names, and no other.
@@ -35,12 +37,25 @@ class RunFolder:
             for file in self._own_files():
                 file.unlink(missing_ok=True)
         elif self.path.is_dir():
-            earlier = [self.path / name for name in (CONFIG, METRICS, CURVES)]
+            earlier = [self.path / name for name in (CONFIG, METRICS, CURVES, FOLDER)]
             earlier += sorted(self.path.glob("*.safetensors"))
             if found := [file.name for file in earlier if file.exists()]:
                 raise FileExistsError(f"{self.path} holds a run already ({found[0]}); choose another folder")
         self.path.mkdir(parents=True, exist_ok=True)
         self.config: dict[str, Any] = {}
+
+    @classmethod
+    def reopen(cls, path: str | os.PathLike) -> RunFolder:
+        """The folder of a run that is to go on, rid of files that were half written when the run was killed.
+
+        Raises FileNotFoundError where there is no run, ValueError where its config.json is damaged.
+        """
+        folder = cls.__new__(cls)
+        folder.path, folder.config = pathlib.Path(path), read_config(path)
+        for parts in (folder.path, folder.path / FOLDER):
+            for file in parts.glob(".*.part"):
+                file.unlink(missing_ok=True)
+        return folder
 
     def _own_files(self) -> list[pathlib.Path]:
         """What an earlier run wrote here; the weights of `cupynn contract` too."""
@@ -48,7 +63,10 @@ class RunFolder:
             networks = list(read_config(self.path)["networks"])
         except (FileNotFoundError, ValueError, KeyError, TypeError):
             return []
-        return [self.path / CONFIG, self.path / METRICS, self.path / CURVES, *map(self.weights, (*networks, "compact"))]
+        own = [self.path / CONFIG, self.path / METRICS, self.path / CURVES, *map(self.weights, (*networks, "compact"))]
+        for checkpoints in (Checkpoints(self.path, network) for network in networks):
+            own += [*checkpoints.files(), checkpoints.best]
+        return own
 
     def weights(self, network: str = "model") -> pathlib.Path:
         """Where the weights of `network` are."""
@@ -62,9 +80,10 @@ class RunFolder:
     def add_config(self, **parts: Any) -> None:
         """Put `parts` into config.json; a part that is a mapping is merged with what is there."""
         for name, part in parts.items():
+            part = dataclasses.asdict(part) if dataclasses.is_dataclass(part) else part
             known = self.config.get(name)
             self.config[name] = {**known, **part} if isinstance(known, Mapping) else part
-        text = json.dumps(self.config, indent=2, default=_plain) + "\n"
+        text = json.dumps(self.config, indent=2, default=str) + "\n"
         with replacing(self.path / CONFIG) as beside:
             beside.write_text(text)
 
@@ -74,11 +93,27 @@ class RunFolder:
         finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in plain.items()}
         with open(self.path / METRICS, "a") as file:
             file.write(json.dumps(finite) + "\n")
+            file.flush()
+            os.fsync(file.fileno())  # before a checkpoint that says this epoch is done
 
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl."""
         path = self.path / METRICS
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def keep_metrics(self, network: str, epochs: int) -> list[dict[str, Any]]:
+        """Take from metrics.jsonl what `network` did after its first `epochs` epochs, and the half line of a process
+        that was killed while it wrote; returns the network's lines that stay.
+        """
+        path = self.path / METRICS
+        text = path.read_text() if path.exists() else ""
+        whole = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+        kept = [record for record in whole if record["network"] != network or record["epoch"] <= epochs]
+        new = "".join(json.dumps(record) + "\n" for record in kept)
+        if new != text:
+            with replacing(path) as beside:
+                beside.write_text(new)
+        return [record for record in kept if record["network"] == network]
 
 
 def read_config(path: str | os.PathLike) -> dict[str, Any]:
@@ -90,9 +125,3 @@ def read_config(path: str | os.PathLike) -> dict[str, Any]:
         raise FileNotFoundError(f"{path} is no run folder: it has no {CONFIG}") from None
     except json.JSONDecodeError as error:
         raise ValueError(f"{file}: expected JSON; {error}") from error
-
-
-def _plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value):
-        return dataclasses.asdict(value)
-    return str(value)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+import types
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from cupynn.data import HorizontalFlip, RandomCrop, Transform
-from cupynn.optim import schedules
+from cupynn.optim import Group, schedules
 
 SCHEDULES = ("constant", "cosine", "multistep")
 
@@ -17,9 +20,18 @@ class Settings:
     """Stochastic gradient descent with momentum, batch by batch.
 
     schedule: the factor on `lr`: "constant" is 1; "cosine" falls from 1 to 0 over the run, batch by batch;
-        "multistep" is a tenth less from each epoch of `milestones` on (epochs count from 0).
+        "multistep" is multiplied by `milestone_factor` at each epoch of `milestones` (epochs count from 0).
+    warm_up: in so many epochs, or parts of one, the factor rises linearly from `warm_up_from` to 1, batch by batch.
+    decay_biases: False leaves weight decay out for parameters with one dimension: biases, scales of norms.
+    clip_norm: the most that all gradients together may have as their norm; 0 for no limit.
+    label_smoothing: the share of a target's weight that all classes get in equal parts.
+    groups: parameters with a learning rate or weight decay of their own, see `cupynn.optim.Group`.
     crop: pixels of black border for random crops; 0 for none. flip: mirror half of the images, at random.
     seed: of order, augmentation and dropout. The weights are drawn before, when the model is made.
+    workers: threads that read and augment batches ahead; they change no number.
+    keep: how many checkpoints are kept besides the best weights; 0: none are written. One is written before the first
+        step, after each epoch, after every `checkpoint_steps` steps of an epoch (0: no such ones), and once
+        `checkpoint_seconds` have passed since the last one.
 
     Raises ValueError for values out of range.
     """
@@ -30,25 +42,33 @@ class Settings:
     momentum: float = 0.9
     nesterov: bool = True
     weight_decay: float = 5e-4
+    decay_biases: bool = True
     schedule: str = "cosine"
     milestones: tuple[float, ...] = ()
+    milestone_factor: float = 0.1
+    warm_up: float = 0.0
+    warm_up_from: float = 0.1
+    clip_norm: float = 0.0
+    label_smoothing: float = 0.0
     crop: int = 0
     flip: bool = False
     seed: int = 0
+    workers: int = 0
+    keep: int = 2
+    checkpoint_seconds: float = 600.0
+    checkpoint_steps: int = 0
+    groups: tuple[Group, ...] = ()
 
     def __post_init__(self) -> None:
-        for name, least in {
-            "epochs": 1,
-            "batch_size": 1,
-            "momentum": 0,
-            "weight_decay": 0,
-            "crop": 0,
-            "seed": 0,
-        }.items():
-            if not getattr(self, name) >= least:
-                raise ValueError(f"Settings: {name} must be at least {least}; got {getattr(self, name)}")
+        least = {"epochs": 1, "batch_size": 1, "momentum": 0, "weight_decay": 0, "milestone_factor": 0, "warm_up": 0}
+        least |= {"warm_up_from": 0, "clip_norm": 0, "label_smoothing": 0, "crop": 0, "seed": 0, "workers": 0}
+        for name, bound in {**least, "keep": 0, "checkpoint_seconds": 0, "checkpoint_steps": 0}.items():
+            if not getattr(self, name) >= bound:
+                raise ValueError(f"Settings: {name} must be at least {bound}; got {getattr(self, name)}")
         if not 0 < self.lr < math.inf:
             raise ValueError(f"Settings: lr must be above 0 and finite; got {self.lr}")
+        if self.label_smoothing > 1:
+            raise ValueError(f"Settings: label_smoothing must be at most 1; got {self.label_smoothing}")
         if self.nesterov and self.momentum == 0:
             raise ValueError("Settings: nesterov needs momentum above 0; momentum is 0")
         if self.schedule not in SCHEDULES:
@@ -58,14 +78,61 @@ class Settings:
                 f'Settings: milestones belong to schedule "multistep"; got schedule={self.schedule!r}, '
                 f"milestones={self.milestones}"
             )
+        self.lr_factor()  # what the schedule itself refuses
+
+    @classmethod
+    def from_table(cls, table: Mapping[str, Any]) -> Settings:
+        """Settings from a table of JSON or TOML, such as the one in a run's config.json; what is not in it is default.
+
+        Arrays stand for tuples, tables for groups. Raises ValueError naming the entry that is unknown, of another
+        type, or out of range.
+        """
+        return _from_table(cls, table, "Settings")
 
     def lr_factor(self) -> Callable[[float], float]:
         """The schedule as a function of the epoch, which may have a fraction."""
         if self.schedule == "cosine":
-            return schedules.Cosine(self.epochs)
-        return schedules.MultiStep(self.milestones)  # no milestones: constant
+            return schedules.Cosine(self.epochs, self.warm_up, self.warm_up_from)
+        steps = schedules.MultiStep(self.milestones, self.milestone_factor)  # no milestones: constant
+        return schedules.WarmUp(steps, self.warm_up, self.warm_up_from)
 
     def transforms(self) -> list[Transform]:
         """The random changes of training images."""
         crop = [RandomCrop(self.crop)] if self.crop else []
         return crop + [HorizontalFlip()] * self.flip
+
+
+def _from_table(kind: type, table: Any, where: str) -> Any:
+    if not isinstance(table, Mapping):
+        raise ValueError(f"{where}: expected a table of settings; got {table!r}")
+    hints = typing.get_type_hints(kind)
+    if unknown := [name for name in table if name not in hints]:
+        raise ValueError(f"{where}: there is no {unknown[0]!r}; there are {', '.join(hints)}")
+    return kind(**{name: _converted(value, hints[name], f"{where}: {name}") for name, value in table.items()})
+
+
+def _converted(value: Any, hint: Any, where: str) -> Any:
+    """`value` as the type of a field: int, float, bool, str, None, a dataclass, tuples of these, or one of several."""
+    kind, inner = typing.get_origin(hint), typing.get_args(hint)
+    if kind in (types.UnionType, typing.Union):
+        for choice in inner:
+            try:
+                return _converted(value, choice, where)
+            except ValueError:
+                continue
+    elif kind is tuple and isinstance(value, (list, tuple)):
+        inners = [inner[0]] * len(value) if inner[-1] is ... else list(inner)
+        if len(inners) == len(value):
+            parts = zip(value, inners, strict=True)
+            return tuple(_converted(part, hint, f"{where}[{number}]") for number, (part, hint) in enumerate(parts))
+    elif dataclasses.is_dataclass(hint):
+        return value if isinstance(value, hint) else _from_table(hint, value, where)
+    elif hint is float and type(value) in (int, float):
+        return float(value)
+    elif type(value) is hint:
+        return value
+    wanted = "an array" if kind is tuple else NAMES.get(hint, str(hint))
+    raise ValueError(f"{where} must be {wanted}; got {value!r}")
+
+
+NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}

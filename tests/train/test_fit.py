@@ -43,7 +43,7 @@ def test_learns_and_leaves_a_run_folder(tmp_path, digits, device):
     assert [line["epoch"] for line in lines] == [1, 2, 3, 4]
     assert all(line["seconds"] > 0 and line["network"] == "model" for line in lines)
     config = json.loads((tmp_path / "run" / "config.json").read_text())
-    assert config["settings"] == {**dataclasses.asdict(settings), "milestones": []}
+    assert Settings.from_table(config["settings"]) == settings
     assert config["networks"]["model"]["options"]["expand"] == "ck"
     assert config["data"] == {"name": "digits8x8", "train": 1442, "test": 355}
     assert config["input_shape"] == [1, 8, 8]
@@ -53,6 +53,7 @@ def test_learns_and_leaves_a_run_folder(tmp_path, digits, device):
     again = cupynn.load(tmp_path / "run" / "model.safetensors")
     assert evaluate(again, digits[1]).accuracy == records[-1]["test_accuracy"]
     assert sorted(file.name for file in (tmp_path / "run").iterdir()) == [
+        "checkpoints",
         "config.json",
         "metrics.jsonl",
         "model.safetensors",
@@ -118,7 +119,8 @@ def test_the_loop_is_sgd_by_its_formula(tmp_path, digits):
 def test_a_loss_that_is_lost_stops_and_keeps_the_weights_before(tmp_path, digits):
     train_set, test_set = few(digits[0], 128), few(digits[1], 20)
     model = network()
-    with pytest.raises(Diverged, match=r"fit: the loss became (nan|inf) in epoch 1 of 3 at lr=1e\+30.*no weights"):
+    wanted = r"fit: the loss became (nan|inf) in step 2 of epoch 1 of 3, at lr=.*e\+29; .*the last good checkpoint is "
+    with pytest.raises(Diverged, match=wanted + r".*model-epoch0000-step000000\.safetensors"):
         fit(model, train_set, test_set, Settings(epochs=3, lr=1e30), RunFolder(tmp_path / "run"), quiet=True)
     assert not (tmp_path / "run" / "model.safetensors").exists()
 
@@ -128,9 +130,9 @@ def test_weights_that_are_lost_in_the_last_step_are_not_saved(tmp_path, digits):
     """The mean training loss of the epoch is still finite; the step after it was too large."""
     train, test = few(digits[0], 64), few(digits[1], 20)
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
-    settings = Settings(epochs=3, batch_size=64, lr=1e38, weight_decay=1e5, schedule="constant")
+    settings = Settings(epochs=3, batch_size=64, lr=1e38, weight_decay=1e5, schedule="constant", keep=0)
     run = RunFolder(tmp_path)
-    with pytest.raises(Diverged, match=r"is no longer finite in epoch 1 of 3.*no weights were saved"):
+    with pytest.raises(Diverged, match=r"is no longer finite by step 1 of epoch 1 of 3.*there is no checkpoint"):
         fit(model, train, test, settings, run, quiet=True)
     assert not run.weights().exists()
 

@@ -51,7 +51,9 @@ def test_a_stopped_run_leaves_a_checkpoint_and_says_where(tmp_path, number, stat
     model = cupynn.load(folder / "model.safetensors")
     assert evaluate(model, load("digits8x8")[1]).accuracy > 0.3  # it has learned: chance is 0.1
     assert model.creation["options"]["kernel_size"] == 5 and "smallnet" in models.names()
-    assert sorted(file.name for file in folder.iterdir()) == ["config.json", "metrics.jsonl", "model.safetensors"]
+    files = ["checkpoints", "config.json", "metrics.jsonl", "model.safetensors"]
+    assert sorted(file.name for file in folder.iterdir()) == files
+    assert f"cupynn train --resume {folder} goes on" in errors
 
 
 def test_the_second_signal_does_what_it_always_did():

@@ -1,0 +1,55 @@
+"""One step of training: forward, loss, backward, and SGD by the settings' schedules."""
+
+from __future__ import annotations
+
+import math
+
+from cupynn import ops
+from cupynn.autograd import Tensor
+from cupynn.device import Array, generator
+from cupynn.nn import Module
+from cupynn.optim import SGD, clip_grad_norm, plan
+from cupynn.train.diagnosis import Lost, explain_loss
+from cupynn.train.settings import Settings
+
+
+class Descent:
+    """A model with its optimiser, whose groups of parameters follow the schedules of `settings`."""
+
+    def __init__(self, model: Module, settings: Settings):
+        self.model, self.settings = model, settings
+        self._groups = plan(model, settings.groups, settings.weight_decay, settings.decay_biases)
+        self._lr_factor = settings.lr_factor()
+        self.optimizer = SGD(
+            [{"params": group.parameters} for group in self._groups],
+            lr=settings.lr,
+            momentum=settings.momentum,
+            nesterov=settings.nesterov,
+        )
+
+    @property
+    def lr(self) -> float:
+        """The learning rate of the last step, of parameters that have none of their own."""
+        return self.optimizer.param_groups[0]["lr"]
+
+    def step(self, images: Array, labels: Array, place: float, watch: bool) -> tuple[Tensor, Tensor]:
+        """Move the weights once; returns the batch's loss and logits. `place` is the epoch with its fraction.
+
+        watch: read the loss, which waits for the device, and raise Lost where it is not finite, before any weight
+        moves; the random generator is then where it was before the step.
+        """
+        for group, planned in zip(self.optimizer.param_groups, self._groups, strict=True):
+            group["lr"] = self.settings.lr * self._lr_factor(place) * planned.lr
+            group["weight_decay"] = planned.weight_decay(place)
+        drawn = generator().bit_generator.state
+        self.optimizer.zero_grad()
+        logits = self.model(Tensor(images))
+        loss = ops.cross_entropy(logits, labels, self.settings.label_smoothing)
+        if watch and not math.isfinite(loss.data):
+            generator().bit_generator.state = drawn
+            raise Lost(f"the loss became {float(loss.data)}", explain_loss(self.model, images, labels))
+        loss.backward()
+        if self.settings.clip_norm:
+            clip_grad_norm(self.model.parameters(), self.settings.clip_norm)
+        self.optimizer.step()
+        return loss, logits
