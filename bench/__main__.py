@@ -1,4 +1,4 @@
-"""`python -m bench NAME`: run one benchmark; without a name, list them."""
+"""`python -m bench NAME`: run one benchmark or study; without a name, list them."""
 
 from __future__ import annotations
 
@@ -13,15 +13,20 @@ BENCHES = {
     "cross_layer": "cross-layer depthwise convolution of 16 layers, beside its floor, PyTorch and torch.compile",
     "seq_conv": "a SeqConv layer, plain and reduced, forward and backward, beside its floor and PyTorch",
     "kernels": "every other kernel beside its floor",
+    "contraction": "contractions of ExpandNets and DO-Conv, beside their floor, a BLAS and PyTorch",
     "do_conv": "DO-Conv by kernel composition, beside the authors' way in PyTorch",
+    "loader": "the data pipeline with 0, 1 and 2 worker threads",
+}
+STUDIES = {  # they train networks and time nothing
+    "distillation": "SmallNet-7, plain and expanded, on few digits with and without a teacher, over 5 seeds",
 }
 
 
 def main() -> int:
-    if len(sys.argv) < 2 or sys.argv[1] not in BENCHES:
+    if len(sys.argv) < 2 or sys.argv[1] not in BENCHES | STUDIES:
         print("python -m bench NAME [--help]\n")
-        for name, what in BENCHES.items():
-            print(f"  {name:11} {what}")
+        for name, what in (BENCHES | STUDIES).items():
+            print(f"  {name:12} {what}")
         return 0 if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help") else 2
     importlib.import_module(f"bench.{sys.argv[1]}").main(sys.argv[2:])
     return 0

@@ -69,6 +69,11 @@ HELP = {
     "warm_up_from": "where it rises from, as a share",
     "clip_norm": "the largest norm of all gradients together; 0: none",
     "label_smoothing": "share of a target's weight that all classes get",
+    "teacher": "run folder or file of a network whose logits are learned too",
+    "temperature": "of the softmax that is learned from the teacher",
+    "teacher_weight": "share of the loss that is the teacher's",
+    "product_decay": "weight decay of the kernels that expanded layers contract to",
+    "frozen": "modules that are not trained",
     "crop": "pixels of border for random crops",
     "flip": "mirror half of the images",
     "seed": "of all random numbers",
@@ -86,8 +91,11 @@ def _add_recipe(group: Any) -> None:
         option["help"] = f"{HELP.get(field.name, '')} (default: {field.default})".lstrip()
         if isinstance(field.default, bool):
             option["action"] = argparse.BooleanOptionalAction
-        elif field.name == "milestones":
-            option |= {"type": float, "nargs": "+", "metavar": "EPOCH", "help": HELP[field.name]}
+        elif field.name in ("milestones", "frozen"):
+            kind, metavar = (float, "EPOCH") if field.name == "milestones" else (str, "NAME")
+            option |= {"type": kind, "nargs": "+", "metavar": metavar, "help": HELP[field.name]}
+        elif field.name == "teacher":
+            option |= {"metavar": "RUN_OR_FILE", "help": HELP[field.name]}
         elif field.name == "schedule":
             option["choices"] = SCHEDULES
         elif field.name == "groups":

@@ -3,21 +3,35 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
-from cupynn import ops
 from cupynn.autograd import Tensor
 from cupynn.device import Array, generator
 from cupynn.nn import Module
 from cupynn.optim import SGD, clip_grad_norm, plan
 from cupynn.train.diagnosis import Lost, explain_loss
 from cupynn.train.settings import Settings
+from cupynn.transfer import CrossEntropy, Distillation, Teacher, freeze, product_norm
+
+Objective = Callable[[Module, Tensor, Array], tuple[Tensor, Tensor]]  # model, images, labels -> logits, loss
+
+
+def objective_of(settings: Settings) -> Objective:
+    """What the settings say a network is trained for: the labels alone, or a teacher's logits too."""
+    if settings.teacher is None:
+        return CrossEntropy(settings.label_smoothing)
+    teacher = Teacher.load(settings.teacher)
+    return Distillation(teacher, settings.temperature, settings.teacher_weight, settings.label_smoothing)
 
 
 class Descent:
-    """A model with its optimiser, whose groups of parameters follow the schedules of `settings`."""
+    """A model with its objective (default: the settings') and its optimiser, whose groups of parameters follow the
+    schedules of `settings`."""
 
-    def __init__(self, model: Module, settings: Settings):
+    def __init__(self, model: Module, settings: Settings, objective: Objective | None = None):
         self.model, self.settings = model, settings
+        self.objective = objective or objective_of(settings)
+        freeze(model, settings.frozen)
         self._groups = plan(model, settings.groups, settings.weight_decay, settings.decay_biases)
         self._lr_factor = settings.lr_factor()
         self.optimizer = SGD(
@@ -43,8 +57,9 @@ class Descent:
             group["weight_decay"] = planned.weight_decay(place)
         drawn = generator().bit_generator.state
         self.optimizer.zero_grad()
-        logits = self.model(Tensor(images))
-        loss = ops.cross_entropy(logits, labels, self.settings.label_smoothing)
+        logits, loss = self.objective(self.model, Tensor(images), labels)
+        if self.settings.product_decay:
+            loss = loss + product_norm(self.model) * (self.settings.product_decay / 2)
         if watch and not math.isfinite(loss.data):
             generator().bit_generator.state = drawn
             raise Lost(f"the loss became {float(loss.data)}", explain_loss(self.model, images, labels))

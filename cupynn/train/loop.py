@@ -12,7 +12,7 @@ from cupynn.data import Dataset, batches
 from cupynn.device import default_device, manual_seed
 from cupynn.nn import Module
 from cupynn.train.checkpoints import Checkpoints
-from cupynn.train.descent import Descent
+from cupynn.train.descent import Descent, Objective
 from cupynn.train.diagnosis import Diverged, Lost, lost_array
 from cupynn.train.environment import environment, versions
 from cupynn.train.evaluation import RunningScore, Score, evaluate
@@ -20,6 +20,7 @@ from cupynn.train.interruption import Interrupted, StopRequest, signals_as_reque
 from cupynn.train.progress import Progress
 from cupynn.train.run_folder import RunFolder
 from cupynn.train.settings import Settings
+from cupynn.transfer import training_mode
 
 LOOK_EVERY = 0.25  # seconds between looks at the loss, each of which waits for the device
 
@@ -33,6 +34,7 @@ def fit(
     network: str = "model",
     quiet: bool = False,
     resume: bool = False,
+    objective: Objective | None = None,
 ) -> list[dict[str, Any]]:
     """Train `model` in place and return one record per epoch, as they stand in metrics.jsonl.
 
@@ -42,6 +44,7 @@ def fit(
 
     resume: go on from the newest whole checkpoint of `network` in run_folder, or from the start where there is none,
     to the bits of a run that never stopped, on the same device with the same number of threads.
+    objective: what to train for, one of `cupynn.transfer` for example; the settings' if not given.
 
     Raises Interrupted (a KeyboardInterrupt) after Ctrl-C or SIGTERM: the batch at hand is finished, weights and a
     checkpoint are saved first. Raises Diverged, an ArithmeticError, where the loss or a weight is not finite, with the
@@ -51,7 +54,7 @@ def fit(
     """
     if not len(train_set):
         raise ValueError("fit: the training set holds no images")
-    run = _Run(model, train_set, test_set, settings, run_folder, network, quiet)
+    run = _Run(model, train_set, test_set, settings, run_folder, network, quiet, objective)
     manual_seed(settings.seed)
     with signals_as_request() as stop:
         run.begin(resume)
@@ -72,10 +75,11 @@ class _Run:
         run_folder: RunFolder,
         network: str,
         quiet: bool,
+        objective: Objective | None,
     ):
         self.model, self.train_set, self.test_set, self.settings = model, train_set, test_set, settings
         self.run_folder, self.network, self.quiet = run_folder, network, quiet
-        self.descent = Descent(model, settings)
+        self.descent = Descent(model, settings, objective)
         self.checkpoints = Checkpoints(run_folder.path, network, settings.keep)
         self.progress = Progress()
         self.running = RunningScore()
@@ -192,7 +196,7 @@ class _Run:
             start=progress.step,
         )
         whole = progress.step + len(steps)
-        self.model.train()
+        training_mode(self.model)
         began = time.perf_counter() - progress.seconds
         looked = time.perf_counter()
         with self._bar() as bar:

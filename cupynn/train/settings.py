@@ -25,6 +25,10 @@ class Settings:
     decay_biases: False leaves weight decay out for parameters with one dimension: biases, scales of norms.
     clip_norm: the most that all gradients together may have as their norm; 0 for no limit.
     label_smoothing: the share of a target's weight that all classes get in equal parts.
+    teacher: run folder or file of a trained network whose logits are learned too, at `temperature` and with the share
+        `teacher_weight` of the loss, see `cupynn.transfer.Distillation`.
+    product_decay: weight decay of the kernels that expanded layers contract to, see `cupynn.transfer.product_norm`.
+    frozen: names of modules that are not trained.
     groups: parameters with a learning rate or weight decay of their own, see `cupynn.optim.Group`.
     crop: pixels of black border for random crops; 0 for none. flip: mirror half of the images, at random.
     seed: of order, augmentation and dropout. The weights are drawn before, when the model is made.
@@ -50,6 +54,11 @@ class Settings:
     warm_up_from: float = 0.1
     clip_norm: float = 0.0
     label_smoothing: float = 0.0
+    teacher: str | None = None
+    temperature: float = 4.0
+    teacher_weight: float = 0.9
+    product_decay: float = 0.0
+    frozen: tuple[str, ...] = ()
     crop: int = 0
     flip: bool = False
     seed: int = 0
@@ -62,13 +71,17 @@ class Settings:
     def __post_init__(self) -> None:
         least = {"epochs": 1, "batch_size": 1, "momentum": 0, "weight_decay": 0, "milestone_factor": 0, "warm_up": 0}
         least |= {"warm_up_from": 0, "clip_norm": 0, "label_smoothing": 0, "crop": 0, "seed": 0, "workers": 0}
+        least |= {"teacher_weight": 0, "product_decay": 0}
         for name, bound in {**least, "keep": 0, "checkpoint_seconds": 0, "checkpoint_steps": 0}.items():
             if not getattr(self, name) >= bound:
                 raise ValueError(f"Settings: {name} must be at least {bound}; got {getattr(self, name)}")
         if not 0 < self.lr < math.inf:
             raise ValueError(f"Settings: lr must be above 0 and finite; got {self.lr}")
-        if self.label_smoothing > 1:
-            raise ValueError(f"Settings: label_smoothing must be at most 1; got {self.label_smoothing}")
+        for name in ("label_smoothing", "teacher_weight"):
+            if getattr(self, name) > 1:
+                raise ValueError(f"Settings: {name} must be at most 1; got {getattr(self, name)}")
+        if not 0 < self.temperature < math.inf:
+            raise ValueError(f"Settings: temperature must be above 0 and finite; got {self.temperature}")
         if self.nesterov and self.momentum == 0:
             raise ValueError("Settings: nesterov needs momentum above 0; momentum is 0")
         if self.schedule not in SCHEDULES:

@@ -115,3 +115,9 @@ def test_a_warm_up_reaches_the_optimiser_batch_by_batch(tmp_path, monkeypatch):
     settings = Settings(epochs=2, batch_size=10, lr=0.5, schedule="constant", warm_up=1, warm_up_from=0.2, keep=0)
     fit(model, images, images, settings, RunFolder(tmp_path), quiet=True)
     np.testing.assert_allclose(seen, [0.1, 0.2, 0.3, 0.4, 0.5, 0.5, 0.5, 0.5], rtol=1e-15)
+
+
+@pytest.mark.parametrize(("name", "value"), [("temperature", 0), ("teacher_weight", 1.5), ("product_decay", -1)])
+def test_transfer_settings_out_of_range(name, value):
+    with pytest.raises(ValueError, match=f"Settings: {name} must be"):
+        Settings(**{name: value})
