@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable
 from time import perf_counter
 from typing import Any
 
@@ -24,11 +26,14 @@ def records_behind(tensors: list[Tensor]) -> list[Record]:
     return sorted(seen, key=lambda record: record.sequence, reverse=True)
 
 
-def run_backward(roots: list[tuple[Tensor, Array]], retain_graph: bool) -> None:
+def run_backward(
+    roots: list[tuple[Tensor, Array]], retain_graph: bool, ready: Callable[[Tensor], None] | None = None
+) -> None:
     """Add to every leaf's `grad` the gradient of sum over roots of <root, its upstream gradient>.
 
     Every record lies after those it depends on, so one pass from the highest sequence number down meets
-    each record when its gradient is complete.
+    each record when its gradient is complete. `ready` is called with each leaf among the records' inputs as soon as
+    nothing more can arrive there.
     """
     records = records_behind([tensor for tensor, _ in roots])
     for record in records:
@@ -41,13 +46,24 @@ def run_backward(roots: list[tuple[Tensor, Array]], retain_graph: bool) -> None:
     for tensor, grad in roots:
         source = tensor if tensor.record is None else tensor.record
         _deliver(source, tensor._position, grad, False, arrived)
+    reads = Counter(leaf for record in records for leaf in _leaves(record)) if ready is not None else None
 
     for record in records:
         slots = arrived.pop(record, None)
         if slots is not None:  # None: every record after it returned no gradient for it
             _differentiate(record, slots, arrived)
+        if reads is not None:
+            for leaf in _leaves(record):
+                reads[leaf] -= 1
+                if not reads[leaf]:
+                    ready(leaf)
         if not retain_graph:
             record.free()
+
+
+def _leaves(record: Record) -> list[Tensor]:
+    """The leaves among a record's inputs, one as often as it is there."""
+    return [source[0] for source in record.inputs if source is not None and type(source[0]) is not Record]
 
 
 def _differentiate(record: Record, slots: list, arrived: dict[Record, list]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -130,12 +130,20 @@ class Tensor:
     def __array_function__(self, function: Any, types: Any, args: tuple, options: dict) -> Any:
         return protocols.apply_function(function, args, options)
 
-    def backward(self, grad: Array | Tensor | None = None, retain_graph: bool = False) -> None:
+    def backward(
+        self,
+        grad: Array | Tensor | None = None,
+        retain_graph: bool = False,
+        ready: Callable[[Tensor], None] | None = None,
+    ) -> None:
         """Add d<self, grad>/d(leaf) to `.grad` of every leaf that requires grad.
 
         `grad` has this tensor's shape; a tensor of one element needs none (1). What the records saved is freed,
         so that a second backward through them raises RuntimeError, unless `retain_graph`. Arrays that were written to
         since the forward pass, parameters by an optimiser's step for one, give the gradient at their new values.
+
+        ready: called, while backward still runs, with every leaf that the graph reads once its gradient is complete;
+            `grad` is None for one that none arrived at.
         """
         if not self._requires_grad:
             raise RuntimeError(
@@ -150,7 +158,7 @@ class Tensor:
             grad = xp.asarray(grad.data if isinstance(grad, Tensor) else grad, dtype=self.dtype)
             if grad.shape != self.shape:
                 raise ValueError(f"backward: grad has shape {grad.shape}; the tensor has shape {self.shape}")
-        run_backward([(self, grad)], retain_graph)
+        run_backward([(self, grad)], retain_graph, ready)
 
     # Operators. `t += x` binds the name anew, since there is no __iadd__: an array in the graph is never overwritten.
 

@@ -8,11 +8,11 @@ import sys
 from collections.abc import Sequence
 
 import cupynn
-from cupynn.cli import contract, demo, doctor, evaluate, models, train
+from cupynn.cli import contract, demo, doctor, evaluate, models, runs, train
 from cupynn.cli.common import CommandError
 from cupynn.train import Interrupted
 
-COMMANDS = (train, evaluate, contract, models, doctor, demo)
+COMMANDS = (train, evaluate, runs, contract, models, doctor, demo)
 
 DESCRIPTION = "Train networks wide, contract them exactly, ship them compact."
 
@@ -21,6 +21,7 @@ examples:
   cupynn demo                                       the whole story on handwritten digits, in about a minute
   cupynn train smallnet --data digits --pad-to 32 --expand ck --rate 4 --epochs 10 --crop 2 --run runs/ck
   cupynn evaluate runs/ck                           loss and accuracy on the test set
+  cupynn runs runs                                  all runs as a table; --picture FILE draws their curves
   cupynn contract runs/ck                           writes runs/ck/compact.safetensors, proved equal
   cupynn doctor                                     what this computer can do, and whether every kernel is right
 

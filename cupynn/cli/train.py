@@ -6,15 +6,17 @@ import argparse
 import dataclasses
 import pathlib
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import cupynn
-from cupynn import models
+from cupynn import data, models
 from cupynn.cli import networks
-from cupynn.cli.common import BAD_USE, CommandError, add_data, add_device, choose_device, expected, load_data
+from cupynn.cli.common import BAD_USE, CommandError, add_data, add_device, choose_device, expected, load_data, table
 from cupynn.data import Dataset
+from cupynn.data.registry import FROM_FOLDER
 from cupynn.nn import Module
-from cupynn.train import Diverged, RunFolder, Settings, draw_curves, environment, fit, versions
+from cupynn.train import Diverged, RunFolder, Settings, draw_curves, environment, fit, recipes, versions
 from cupynn.train.run_folder import CONFIG, CURVES
 from cupynn.train.settings import SCHEDULES
 
@@ -23,6 +25,8 @@ examples:
   cupynn train smallnet --data digits --pad-to 32 --epochs 10 --crop 2
   cupynn train smallnet --data cifar10 --data-dir data/cifar-10-batches-py --expand ck --rate 4 \\
       --epochs 150 --batch-size 128 --lr 0.01 --schedule multistep --milestones 50 100 --crop 4 --flip
+  cupynn train --recipe list
+  cupynn train --recipe whe/resnet20_cifar100 --data data/cifar-100-python --epochs 30 --milestones 16 24
   cupynn train --resume runs/ck
   cupynn train smallnet --data photographs --option kernel_size=9 --option convolutions=4 --expand cl+fc
 
@@ -33,6 +37,10 @@ written to the run folder:
   curves.png         loss and test accuracy (with matplotlib installed)
 
   checkpoints/       what --resume goes on from, and the best weights: model-best.safetensors
+
+A recipe is a file of settings (TOML), a paper's or your own: what is given beside --recipe NAME or --recipe FILE.toml
+replaces what it says. MODEL replaces its network with all options, --schedule its milestones too, --data NAME its data
+set with framing, mean and deviation; --data DIR is where its own data set lies.
 
 Classes, channels and image size are the data's. The same seed on the same device gives the same bits. A run that was
 stopped or killed goes on with --resume to the very bits of a run that never stopped."""
@@ -47,9 +55,13 @@ def add_to(subparsers: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("model", nargs="?", metavar="MODEL", help="network: a name or id of `cupynn models`")
+    parser.add_argument(
+        "--recipe", metavar="NAME", help="all settings of a paper's run, or those in a TOML file; `list` lists them"
+    )
     add_data(parser, required=False)
     networks.add_network(parser)
-    _add_recipe(parser.add_argument_group("recipe"))
+    _add_settings(parser.add_argument_group("data preparation"), DATA_FIELDS)
+    _add_settings(parser.add_argument_group("settings"), dataclasses.fields(Settings))
     parser.add_argument("--run", dest="folder", metavar="DIR", help="run folder (default: runs/MODEL-DATA-DATE-TIME)")
     parser.add_argument(
         "--resume", metavar="RUN", help="go on with the run in this folder, by its own settings, where it stopped"
@@ -60,10 +72,16 @@ def add_to(subparsers: Any) -> None:
 
 DECIDE_BITS = ("device", "processor", "threads", "kernels", "compiler", "cupynn", "numpy")
 HELP = {
+    "framing": "of training images that are files (default: the data set's own)",
+    "size": "with --framing: pixels of a framed image's edge",
+    "shorter_edge": "with --framing: pixels of the shorter edge that it is cut from",
+    "mean": "per channel, on the scale 0..1, to normalise with (default: the training images')",
+    "std": "deviation per channel, likewise",
+    "label_noise": "share of training labels that are random (default: 0)",
     "lr": "learning rate",
     "nesterov": "Nesterov's momentum",
     "decay_biases": "weight decay for biases and scales of norms too",
-    "milestones": "for multistep: where lr falls",
+    "milestones": "for multistep: where lr falls; for linear: where it is 0",
     "milestone_factor": "for multistep: lr is multiplied by it",
     "warm_up": "epochs in which lr rises to its height",
     "warm_up_from": "where it rises from, as a share",
@@ -76,57 +94,138 @@ HELP = {
     "frozen": "modules that are not trained",
     "crop": "pixels of border for random crops",
     "flip": "mirror half of the images",
+    "colour_jitter": "brightness, contrast and saturation change by up to this share",
+    "lighting": "deviation of a random colour along ImageNet's components",
     "seed": "of all random numbers",
     "workers": "threads that prepare batches",
     "keep": "checkpoints kept, besides the best; 0: none are written",
     "checkpoint_seconds": "a checkpoint at least so often",
     "checkpoint_steps": "one every so many steps of an epoch; 0: none",
 }
+DATA_FIELDS = [field for field in dataclasses.fields(recipes.Data) if field.name not in ("name", "pad_to")]
 
 
-def _add_recipe(group: Any) -> None:
-    """An option for each field of Settings that one can put on a command line. What is not given is not there."""
-    for field in dataclasses.fields(Settings):
-        option = {"dest": field.name, "default": argparse.SUPPRESS}
-        option["help"] = f"{HELP.get(field.name, '')} (default: {field.default})".lstrip()
-        if isinstance(field.default, bool):
+def _groups(text: str) -> Any:
+    try:
+        return recipes.tomllib.loads(f"groups = {text}")["groups"]
+    except recipes.tomllib.TOMLDecodeError as error:
+        raise argparse.ArgumentTypeError(f"expected an array of TOML; got {text!r}: {error}") from error
+
+
+GROUPS = """parameters with a learning rate or weight decay of their own: '[{layers = ["WHE"], weight_decay = 1e-6}]'"""
+OWN_FORM = {
+    "schedule": {"choices": SCHEDULES},
+    "milestones": {"type": float, "nargs": "+", "metavar": "EPOCH"},
+    "frozen": {"type": str, "nargs": "+", "metavar": "NAME"},
+    "teacher": {"metavar": "RUN_OR_FILE"},
+    "groups": {"type": _groups, "metavar": "TOML", "help": GROUPS},
+    "framing": {"choices": recipes.FRAMINGS},
+    "size": {"type": int, "metavar": "N"},
+    "shorter_edge": {"type": int, "metavar": "N"},
+    "mean": {"type": float, "nargs": "+", "metavar": "X"},
+    "std": {"type": float, "nargs": "+", "metavar": "X"},
+    "label_noise": {"type": float, "metavar": "SHARE"},
+}
+
+
+def _add_settings(group: Any, fields: Sequence[dataclasses.Field]) -> None:
+    """An option for each field. What is not given is not there."""
+    for field in fields:
+        option = {"dest": field.name, "default": argparse.SUPPRESS, "help": HELP.get(field.name, "")}
+        if field.name in OWN_FORM:
+            option |= OWN_FORM[field.name]
+        elif isinstance(field.default, bool):
             option["action"] = argparse.BooleanOptionalAction
-        elif field.name in ("milestones", "frozen"):
-            kind, metavar = (float, "EPOCH") if field.name == "milestones" else (str, "NAME")
-            option |= {"type": kind, "nargs": "+", "metavar": metavar, "help": HELP[field.name]}
-        elif field.name == "teacher":
-            option |= {"metavar": "RUN_OR_FILE", "help": HELP[field.name]}
-        elif field.name == "schedule":
-            option["choices"] = SCHEDULES
-        elif field.name == "groups":
-            continue
         else:
             option |= {"type": type(field.default), "metavar": "N"}
+        if field.name not in OWN_FORM or field.name == "schedule":
+            option["help"] = f"{option['help']} (default: {field.default})".lstrip()
         group.add_argument("--" + field.name.replace("_", "-"), **option)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    given = {
-        field.name: getattr(arguments, field.name)
-        for field in dataclasses.fields(Settings)
-        if hasattr(arguments, field.name)
-    }
+    given = _given(arguments, dataclasses.fields(Settings))
     if arguments.resume is not None:
         _resume(arguments, given)
         return
+    if arguments.recipe == "list":
+        _list()
+        return
+    recipe = _read_recipe(arguments)
     if missing := [name for name, value in (("MODEL", arguments.model), ("--data", arguments.data)) if value is None]:
         raise CommandError(f"the following arguments are required: {', '.join(missing)}", BAD_USE)
     with expected(ValueError, status=BAD_USE):
-        settings = Settings.from_table(given)
+        settings = Settings.from_table(_settings_of(recipe, given) | given)
+        chosen = recipes.from_table(recipes.Data, _data_of(recipe, arguments), "Data")
     networks.resolve(arguments.model)  # before data is read
     device = choose_device(arguments.device)
-    train_set, test_set = load_data(arguments.data, arguments.data_dir, arguments.pad_to)
-    model = _create(arguments, train_set, settings.seed)
+    sets = _load(chosen, arguments.data_dir, settings.seed)
+    model = _create(arguments, sets[0], settings.seed)
     with expected(OSError):
         folder = RunFolder(arguments.folder or _new_folder(arguments))
     # fit writes it, together with all else that --resume needs
-    folder.config["data"] = {"load": {"name": arguments.data, "folder": arguments.data_dir, "pad_to": arguments.pad_to}}
-    _fit(arguments.model, model, (train_set, test_set), settings, folder, device)
+    folder.config |= {"recipe": recipe.name} if recipe else {}
+    folder.config["data"] = {"load": {"folder": arguments.data_dir, **dataclasses.asdict(chosen)}}
+    _fit(arguments.model, model, sets, settings, folder, device)
+
+
+def _given(arguments: argparse.Namespace, fields: Sequence[dataclasses.Field]) -> dict[str, Any]:
+    return {field.name: getattr(arguments, field.name) for field in fields if hasattr(arguments, field.name)}
+
+
+def _list() -> None:
+    with expected(ValueError, OSError):
+        found = map(recipes.read, recipes.names())
+        rows = [(recipe.name, recipe.network, recipe.data.name, recipe.source) for recipe in found]
+    print(table([("recipe", "network", "data", "source"), *rows], left=4))
+
+
+def _read_recipe(arguments: argparse.Namespace) -> recipes.Recipe | None:
+    """The recipe, if there is one, after its network and data went into the arguments that are not given."""
+    if arguments.recipe is None:
+        return None
+    with expected(ValueError, OSError, status=BAD_USE):
+        recipe = recipes.read(arguments.recipe)
+    if arguments.model is None:
+        arguments.model = recipe.network
+        arguments.option = [f"{name}={value!r}" for name, value in recipe.options.items()] + arguments.option
+    if arguments.data is not None and arguments.data not in data.names():
+        if not pathlib.Path(arguments.data).is_dir():
+            names = ", ".join(data.names())
+            raise CommandError(
+                f"--data {arguments.data} is neither a folder nor a data set; there are {names}", BAD_USE
+            )
+        if arguments.data_dir is not None:
+            raise CommandError(f"--data {arguments.data} and --data-dir {arguments.data_dir} are two folders", BAD_USE)
+        arguments.data, arguments.data_dir = None, arguments.data
+    if arguments.data is None:
+        arguments.data = recipe.data.name
+    if arguments.data in FROM_FOLDER and arguments.data_dir is None:
+        raise CommandError(f"{recipe.name}: {arguments.data} is read from a folder; pass --data DIR", BAD_USE)
+    return recipe
+
+
+def _settings_of(recipe: recipes.Recipe | None, given: dict[str, Any]) -> dict[str, Any]:
+    """The recipe's settings. Another schedule than its own comes without its milestones."""
+    settings = dataclasses.asdict(recipe.settings) if recipe else {}
+    if given.get("schedule", settings.get("schedule")) != settings.get("schedule"):
+        settings.pop("milestones", None)
+    return settings
+
+
+def _data_of(recipe: recipes.Recipe | None, arguments: argparse.Namespace) -> dict[str, Any]:
+    """The table of `recipes.Data`. Another data set than the recipe's comes as it is, but for random labels."""
+    chosen = dataclasses.asdict(recipe.data) if recipe else {}
+    if recipe and arguments.data != recipe.data.name:
+        chosen = {"label_noise": recipe.data.label_noise}
+    chosen |= {"name": arguments.data} | ({} if arguments.pad_to is None else {"pad_to": arguments.pad_to})
+    return {key: value for key, value in (chosen | _given(arguments, DATA_FIELDS)).items() if value is not None}
+
+
+def _load(chosen: recipes.Data, folder: str | None, seed: int) -> tuple[Dataset, Dataset]:
+    sets = load_data(chosen.name, folder, chosen.pad_to)
+    with expected(ValueError):
+        return chosen.prepare(*sets, seed)
 
 
 def _resume(arguments: argparse.Namespace, given: dict[str, Any]) -> None:
@@ -134,6 +233,8 @@ def _resume(arguments: argparse.Namespace, given: dict[str, Any]) -> None:
     others = {"MODEL": arguments.model, "--data": arguments.data, "--pad-to": arguments.pad_to}
     others |= {"--run": arguments.folder, "--option": arguments.option or None, "--expand": arguments.expand}
     others |= {"--rate": arguments.rate, "--composition": arguments.composition}
+    others |= {"--recipe": arguments.recipe}
+    given = _given(arguments, DATA_FIELDS) | given
     others |= {"--" + name.replace("_", "-"): value for name, value in given.items()}
     if extra := [name for name, value in others.items() if value is not None]:
         raise CommandError(f"--resume takes all settings from the run; {', '.join(extra)} cannot be given", BAD_USE)
@@ -142,13 +243,15 @@ def _resume(arguments: argparse.Namespace, given: dict[str, Any]) -> None:
     config, path = folder.config, folder.path / CONFIG
     try:
         settings = Settings.from_table(config["settings"])
-        load, creation = config["data"]["load"], config["networks"]["model"]
+        load, creation = dict(config["data"]["load"]), config["networks"]["model"]
+        stored_folder = load.pop("folder")
+        chosen = recipes.from_table(recipes.Data, load, "Data")
         ran_on = config["environment"]
         model_name, options = creation["name"], creation["options"]
     except (KeyError, TypeError, ValueError) as error:
         raise CommandError(f"{path} is not of a run that `cupynn train` began: {error!r}") from error
     device = choose_device(arguments.device or ran_on.get("device"))
-    sets = load_data(load["name"], arguments.data_dir or load["folder"], load["pad_to"])
+    sets = _load(chosen, arguments.data_dir or stored_folder, settings.seed)
     cupynn.manual_seed(settings.seed)
     with expected(ValueError, TypeError):
         model = models.create(model_name, **options)

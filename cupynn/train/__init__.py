@@ -8,10 +8,12 @@ fit(model, train_set, test_set, Settings(epochs=5), RunFolder("runs/first"))
 fit(model, train_set, test_set, Settings(epochs=5), RunFolder.reopen("runs/first"), resume=True)
 """
 
+from cupynn.train.confusion import Confusion, draw_confusion
 from cupynn.train.curves import draw_curves
 from cupynn.train.diagnosis import Diverged
 from cupynn.train.environment import environment, versions
 from cupynn.train.evaluation import Score, evaluate
+from cupynn.train.events import Events
 from cupynn.train.interruption import Interrupted
 from cupynn.train.loop import fit
 from cupynn.train.run_folder import RunFolder, read_config
@@ -19,11 +21,14 @@ from cupynn.train.settings import Settings
 from cupynn.train.speed import throughput
 
 __all__ = [
+    "Confusion",
     "Diverged",
+    "Events",
     "Interrupted",
     "RunFolder",
     "Score",
     "Settings",
+    "draw_confusion",
     "draw_curves",
     "environment",
     "evaluate",

@@ -6,13 +6,13 @@ import dataclasses
 import math
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from cupynn.data import HorizontalFlip, RandomCrop, Transform
+from cupynn.data import ColourJitter, HorizontalFlip, Lighting, RandomCrop, Transform
 from cupynn.optim import Group, schedules
 
-SCHEDULES = ("constant", "cosine", "multistep")
+SCHEDULES = ("constant", "cosine", "linear", "multistep")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +20,8 @@ class Settings:
     """Stochastic gradient descent with momentum, batch by batch.
 
     schedule: the factor on `lr`: "constant" is 1; "cosine" falls from 1 to 0 over the run, batch by batch;
-        "multistep" is multiplied by `milestone_factor` at each epoch of `milestones` (epochs count from 0).
+        "linear" does so in a line, and is 0 from the one epoch in `milestones` on, if there is one; "multistep" is
+        multiplied by `milestone_factor` at each epoch of `milestones` (epochs count from 0).
     warm_up: in so many epochs, or parts of one, the factor rises linearly from `warm_up_from` to 1, batch by batch.
     decay_biases: False leaves weight decay out for parameters with one dimension: biases, scales of norms.
     clip_norm: the most that all gradients together may have as their norm; 0 for no limit.
@@ -31,6 +32,8 @@ class Settings:
     frozen: names of modules that are not trained.
     groups: parameters with a learning rate or weight decay of their own, see `cupynn.optim.Group`.
     crop: pixels of black border for random crops; 0 for none. flip: mirror half of the images, at random.
+    colour_jitter: brightness, contrast and saturation change by factors of up to 1 -+ so much; 0 for none.
+    lighting: deviation of the random colour along ImageNet's principal components; 0 for none.
     seed: of order, augmentation and dropout. The weights are drawn before, when the model is made.
     workers: threads that read and augment batches ahead; they change no number.
     keep: how many checkpoints are kept besides the best weights; 0: none are written. One is written before the first
@@ -61,6 +64,8 @@ class Settings:
     frozen: tuple[str, ...] = ()
     crop: int = 0
     flip: bool = False
+    colour_jitter: float = 0.0
+    lighting: float = 0.0
     seed: int = 0
     workers: int = 0
     keep: int = 2
@@ -71,13 +76,13 @@ class Settings:
     def __post_init__(self) -> None:
         least = {"epochs": 1, "batch_size": 1, "momentum": 0, "weight_decay": 0, "milestone_factor": 0, "warm_up": 0}
         least |= {"warm_up_from": 0, "clip_norm": 0, "label_smoothing": 0, "crop": 0, "seed": 0, "workers": 0}
-        least |= {"teacher_weight": 0, "product_decay": 0}
+        least |= {"teacher_weight": 0, "product_decay": 0, "colour_jitter": 0, "lighting": 0}
         for name, bound in {**least, "keep": 0, "checkpoint_seconds": 0, "checkpoint_steps": 0}.items():
             if not getattr(self, name) >= bound:
                 raise ValueError(f"Settings: {name} must be at least {bound}; got {getattr(self, name)}")
         if not 0 < self.lr < math.inf:
             raise ValueError(f"Settings: lr must be above 0 and finite; got {self.lr}")
-        for name in ("label_smoothing", "teacher_weight"):
+        for name in ("label_smoothing", "teacher_weight", "colour_jitter"):
             if getattr(self, name) > 1:
                 raise ValueError(f"Settings: {name} must be at most 1; got {getattr(self, name)}")
         if not 0 < self.temperature < math.inf:
@@ -86,11 +91,14 @@ class Settings:
             raise ValueError("Settings: nesterov needs momentum above 0; momentum is 0")
         if self.schedule not in SCHEDULES:
             raise ValueError(f"Settings: schedule must be one of {', '.join(SCHEDULES)}; got {self.schedule!r}")
-        if (self.schedule == "multistep") != bool(self.milestones):
+        most = {"multistep": math.inf, "linear": 1}.get(self.schedule, 0)
+        if not (self.schedule == "multistep") <= len(self.milestones) <= most:
             raise ValueError(
-                f'Settings: milestones belong to schedule "multistep"; got schedule={self.schedule!r}, '
-                f"milestones={self.milestones}"
+                f'Settings: milestones belong to schedule "multistep", and at most one to "linear"; '
+                f"got schedule={self.schedule!r}, milestones={self.milestones}"
             )
+        if self.schedule == "linear" and not self.warm_up < self._end:
+            raise ValueError(f"Settings: warm_up must be less than {self._end}, where lr is 0; got {self.warm_up}")
         self.lr_factor()  # what the schedule itself refuses
 
     @classmethod
@@ -100,52 +108,76 @@ class Settings:
         Arrays stand for tuples, tables for groups. Raises ValueError naming the entry that is unknown, of another
         type, or out of range.
         """
-        return _from_table(cls, table, "Settings")
+        return from_table(cls, table, "Settings")
 
     def lr_factor(self) -> Callable[[float], float]:
         """The schedule as a function of the epoch, which may have a fraction."""
         if self.schedule == "cosine":
             return schedules.Cosine(self.epochs, self.warm_up, self.warm_up_from)
+        if self.schedule == "linear":
+            return schedules.WarmUp(lambda epoch: max(1 - epoch / self._end, 0.0), self.warm_up, self.warm_up_from)
         steps = schedules.MultiStep(self.milestones, self.milestone_factor)  # no milestones: constant
         return schedules.WarmUp(steps, self.warm_up, self.warm_up_from)
+
+    @property
+    def _end(self) -> float:
+        """The epoch in which a linear schedule comes to 0."""
+        return self.milestones[0] if self.milestones else self.epochs
 
     def transforms(self) -> list[Transform]:
         """The random changes of training images."""
         crop = [RandomCrop(self.crop)] if self.crop else []
-        return crop + [HorizontalFlip()] * self.flip
+        jitter = [ColourJitter(*[self.colour_jitter] * 3)] if self.colour_jitter else []
+        lighting = [Lighting(self.lighting)] if self.lighting else []
+        return crop + [HorizontalFlip()] * self.flip + jitter + lighting
 
 
-def _from_table(kind: type, table: Any, where: str) -> Any:
+def from_table(kind: type, table: Any, where: str) -> Any:
+    """The dataclass `kind` from a table, whose errors begin with `where`; see `Settings.from_table`."""
     if not isinstance(table, Mapping):
         raise ValueError(f"{where}: expected a table of settings; got {table!r}")
     hints = typing.get_type_hints(kind)
     if unknown := [name for name in table if name not in hints]:
         raise ValueError(f"{where}: there is no {unknown[0]!r}; there are {', '.join(hints)}")
-    return kind(**{name: _converted(value, hints[name], f"{where}: {name}") for name, value in table.items()})
+    return kind(**{name: converted(value, hints[name], f"{where}: {name}") for name, value in table.items()})
 
 
-def _converted(value: Any, hint: Any, where: str) -> Any:
-    """`value` as the type of a field: int, float, bool, str, None, a dataclass, tuples of these, or one of several."""
+def converted(value: Any, hint: Any, where: str) -> Any:
+    """`value` as the type of a field: int, float, bool, str, None, a dataclass, tuples of these, or one of several.
+
+    Raises ValueError, which begins with `where`, for a value of another type.
+    """
     kind, inner = typing.get_origin(hint), typing.get_args(hint)
+    if kind is Sequence:
+        kind, inner = tuple, (*inner, ...)
     if kind in (types.UnionType, typing.Union):
         for choice in inner:
             try:
-                return _converted(value, choice, where)
+                return converted(value, choice, where)
             except ValueError:
                 continue
     elif kind is tuple and isinstance(value, (list, tuple)):
         inners = [inner[0]] * len(value) if inner[-1] is ... else list(inner)
         if len(inners) == len(value):
             parts = zip(value, inners, strict=True)
-            return tuple(_converted(part, hint, f"{where}[{number}]") for number, (part, hint) in enumerate(parts))
+            return tuple(converted(part, hint, f"{where}[{number}]") for number, (part, hint) in enumerate(parts))
     elif dataclasses.is_dataclass(hint):
-        return value if isinstance(value, hint) else _from_table(hint, value, where)
+        return value if isinstance(value, hint) else from_table(hint, value, where)
     elif hint is float and type(value) in (int, float):
         return float(value)
     elif type(value) is hint:
         return value
-    wanted = "an array" if kind is tuple else NAMES.get(hint, str(hint))
-    raise ValueError(f"{where} must be {wanted}; got {value!r}")
+    raise ValueError(f"{where} must be {_wanted(hint)}; got {value!r}")
+
+
+def _wanted(hint: Any) -> str:
+    """A field's type in words; None is not among them, since no table of TOML says it."""
+    kind, inner = typing.get_origin(hint), typing.get_args(hint)
+    if kind in (types.UnionType, typing.Union):
+        return " or ".join(_wanted(choice) for choice in inner if choice is not types.NoneType)
+    if kind is tuple and inner[-1] is not ...:
+        return f"an array of {len(inner)}"
+    return "an array" if kind in (tuple, Sequence) else NAMES.get(hint, "a table")
 
 
 NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}

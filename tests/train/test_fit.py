@@ -173,7 +173,7 @@ def test_no_images_give_no_number(digits):
         ({"lr": 0}, "lr must be above 0"),
         ({"lr": math.nan}, "lr must be above 0"),
         ({"momentum": 0}, "nesterov needs momentum"),
-        ({"schedule": "linear"}, "schedule must be one of constant, cosine, multistep; got 'linear'"),
+        ({"schedule": "square"}, "schedule must be one of constant, cosine, linear, multistep; got 'square'"),
         ({"schedule": "multistep"}, "milestones"),
         ({"milestones": (3,)}, "milestones"),
     ],

@@ -1,0 +1,61 @@
+import copy
+
+import numpy as np
+import pytest
+import rank_programs
+
+import cupynn
+from cupynn import nn
+from cupynn.distributed import SynchronisedBatchNorm2d, World, synchronise_batch_norm
+
+# Rounding of values near 100 that are normalised to deviations near 1; gradients are sums of 72 such.
+TOLERANCE = {"float64": 1e-11, "float32": 2e-3}
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("relu", [0, 1])
+def test_two_ranks_normalise_as_one_does_the_whole_batch(ranks, relu, dtype):
+    """Parts of 4 and 2 images; with one process the layer is the plain `BatchNorm2d`."""
+    whole = rank_programs.normalised(World(), relu, dtype)
+    parts = ranks(2, "normalised", relu, dtype)
+    for name in ("y", "dx", "evaluated"):
+        joined = np.concatenate([part[name] for part in parts])
+        assert joined.dtype == dtype
+        np.testing.assert_allclose(joined, whole[name], rtol=0, atol=TOLERANCE[dtype], err_msg=name)
+    for part in parts:
+        assert part["counted"] == 1
+        np.testing.assert_allclose(part["sums"], whole["sums"], rtol=0, atol=72 * TOLERANCE[dtype])
+        np.testing.assert_allclose(part["statistics"], whole["statistics"], rtol=TOLERANCE[dtype])
+        assert np.array_equal(part["statistics"], parts[0]["statistics"])
+
+
+def two():
+    world = World()
+    world.size = 2
+    return world
+
+
+def test_conversion_keeps_the_modules_and_their_state():
+    model = cupynn.models.create("cifar_resnet", depth=8)
+    before, norms = model.state_dict(), [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert synchronise_batch_norm(model, two()) is model
+    assert norms and all(type(norm) is SynchronisedBatchNorm2d for norm in norms)
+    after = model.state_dict()
+    assert list(after) == list(before) and all(after[name] is before[name] for name in before)
+    assert copy.deepcopy(norms[0]).world is norms[0].world
+
+
+def test_alone_nothing_changes():
+    layer = nn.BatchNorm2d(3)
+    assert type(synchronise_batch_norm(layer, World())) is nn.BatchNorm2d
+
+
+@pytest.mark.parametrize(
+    "layer", [nn.SeqConv2d(4, 4, 2), nn.CrossLayerDepthwise(4, 2)], ids=["SeqConv2d", "CrossLayer"]
+)
+def test_layers_that_normalise_by_themselves_are_refused(layer):
+    model = nn.Sequential(nn.BatchNorm2d(4), layer)
+    with pytest.raises(ValueError, match=f"1 is a {type(layer).__name__}, whose batch norm is part of its own kernel"):
+        synchronise_batch_norm(model, two())
+    assert type(model[0]) is nn.BatchNorm2d
+    synchronise_batch_norm(nn.CrossLayerDepthwise(4, 2, norm=False), two())
