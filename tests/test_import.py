@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-HEAVY = ("cupy", "matplotlib", "scipy", "mlxtend", "sklearn", "skimage", "PIL", "tqdm", "pandas")
+HEAVY = ("cupy", "matplotlib", "scipy", "mlxtend", "sklearn", "skimage", "PIL", "pandas")
 
 
 def python(script: str) -> str:

@@ -15,8 +15,10 @@ from cupynn.cli import networks
 from cupynn.cli.common import BAD_USE, CommandError, add_data, add_device, choose_device, expected, load_data, table
 from cupynn.data import Dataset
 from cupynn.data.registry import FROM_FOLDER
+from cupynn.distributed import World, WorldError, join
 from cupynn.nn import Module
-from cupynn.train import Diverged, RunFolder, Settings, draw_curves, environment, fit, recipes, versions
+from cupynn.train import Diverged, Interrupted, RunFolder, Settings, draw_curves, environment, fit, recipes, versions
+from cupynn.train.events import Events
 from cupynn.train.run_folder import CONFIG, CURVES
 from cupynn.train.settings import SCHEDULES
 
@@ -28,6 +30,7 @@ examples:
   cupynn train --recipe list
   cupynn train --recipe whe/resnet20_cifar100 --data data/cifar-100-python --epochs 30 --milestones 16 24
   cupynn train --resume runs/ck
+  OMP_NUM_THREADS=4 mpiexec -n 4 python -m mpi4py -m cupynn train cifar_resnet --data cifar10 --data-dir DIR
   cupynn train smallnet --data photographs --option kernel_size=9 --option convolutions=4 --expand cl+fc
 
 written to the run folder:
@@ -36,11 +39,15 @@ written to the run folder:
   model.safetensors  weights after the last epoch, or as they were when Ctrl-C or SIGTERM came
   curves.png         loss and test accuracy (with matplotlib installed)
 
+  events/            event files for TensorBoard, with --tensorboard
   checkpoints/       what --resume goes on from, and the best weights: model-best.safetensors
 
 A recipe is a file of settings (TOML), a paper's or your own: what is given beside --recipe NAME or --recipe FILE.toml
 replaces what it says. MODEL replaces its network with all options, --schedule its milestones too, --data NAME its data
 set with framing, mean and deviation; --data DIR is where its own data set lies.
+
+Started by mpiexec as above, with cupynn[mpi] and an MPI library installed (pip install mpich), every rank reads its
+part of each batch, on a GPU of its own where there are GPUs; else OMP_NUM_THREADS are the cores for each rank.
 
 Classes, channels and image size are the data's. The same seed on the same device gives the same bits. A run that was
 stopped or killed goes on with --resume to the very bits of a run that never stopped."""
@@ -65,6 +72,14 @@ def add_to(subparsers: Any) -> None:
     parser.add_argument("--run", dest="folder", metavar="DIR", help="run folder (default: runs/MODEL-DATA-DATE-TIME)")
     parser.add_argument(
         "--resume", metavar="RUN", help="go on with the run in this folder, by its own settings, where it stopped"
+    )
+    parser.add_argument(
+        "--tensorboard",
+        nargs="?",
+        type=int,
+        const=50,
+        metavar="STEPS",
+        help="event files for TensorBoard in RUN/events, the loss every so many steps (default: 50)",
     )
     add_device(parser)
     parser.set_defaults(command=run)
@@ -93,6 +108,7 @@ HELP = {
     "product_decay": "weight decay of the kernels that expanded layers contract to",
     "frozen": "modules that are not trained",
     "crop": "pixels of border for random crops",
+    "synchronise_batch_norm": "with several ranks: batch norm over all of them",
     "flip": "mirror half of the images",
     "colour_jitter": "brightness, contrast and saturation change by up to this share",
     "lighting": "deviation of a random colour along ImageNet's components",
@@ -158,15 +174,21 @@ def run(arguments: argparse.Namespace) -> None:
         settings = Settings.from_table(_settings_of(recipe, given) | given)
         chosen = recipes.from_table(recipes.Data, _data_of(recipe, arguments), "Data")
     networks.resolve(arguments.model)  # before data is read
-    device = choose_device(arguments.device)
+    if arguments.tensorboard is not None:
+        _events(".", arguments.tensorboard)  # what it refuses, before anything is made
+    with expected(WorldError):
+        world = join()
+    device = choose_device(arguments.device or world.device())
     sets = _load(chosen, arguments.data_dir, settings.seed)
     model = _create(arguments, sets[0], settings.seed)
     with expected(OSError):
-        folder = RunFolder(arguments.folder or _new_folder(arguments))
+        folder = world.copied(RunFolder(arguments.folder or _new_folder(arguments)) if world.rank == 0 else None)
     # fit writes it, together with all else that --resume needs
     folder.config |= {"recipe": recipe.name} if recipe else {}
     folder.config["data"] = {"load": {"folder": arguments.data_dir, **dataclasses.asdict(chosen)}}
-    _fit(arguments.model, model, sets, settings, folder, device)
+    if arguments.tensorboard is not None:
+        folder.config["events"] = {"every": arguments.tensorboard}
+    _fit(arguments.model, model, sets, settings, folder, device, world)
 
 
 def _given(arguments: argparse.Namespace, fields: Sequence[dataclasses.Field]) -> dict[str, Any]:
@@ -232,14 +254,16 @@ def _resume(arguments: argparse.Namespace, given: dict[str, Any]) -> None:
     """Go on with a run: network, data and settings come from its config.json; --data-dir and --device may be new."""
     others = {"MODEL": arguments.model, "--data": arguments.data, "--pad-to": arguments.pad_to}
     others |= {"--run": arguments.folder, "--option": arguments.option or None, "--expand": arguments.expand}
-    others |= {"--rate": arguments.rate, "--composition": arguments.composition}
+    others |= {"--rate": arguments.rate, "--composition": arguments.composition, "--tensorboard": arguments.tensorboard}
     others |= {"--recipe": arguments.recipe}
     given = _given(arguments, DATA_FIELDS) | given
     others |= {"--" + name.replace("_", "-"): value for name, value in given.items()}
     if extra := [name for name, value in others.items() if value is not None]:
         raise CommandError(f"--resume takes all settings from the run; {', '.join(extra)} cannot be given", BAD_USE)
+    with expected(WorldError):
+        world = join()
     with expected(ValueError, OSError):
-        folder = RunFolder.reopen(arguments.resume)
+        folder = world.copied(RunFolder.reopen(arguments.resume) if world.rank == 0 else None)
     config, path = folder.config, folder.path / CONFIG
     try:
         settings = Settings.from_table(config["settings"])
@@ -250,16 +274,16 @@ def _resume(arguments: argparse.Namespace, given: dict[str, Any]) -> None:
         model_name, options = creation["name"], creation["options"]
     except (KeyError, TypeError, ValueError) as error:
         raise CommandError(f"{path} is not of a run that `cupynn train` began: {error!r}") from error
-    device = choose_device(arguments.device or ran_on.get("device"))
+    device = choose_device(arguments.device or world.device() or ran_on.get("device"))
     sets = _load(chosen, arguments.data_dir or stored_folder, settings.seed)
     cupynn.manual_seed(settings.seed)
     with expected(ValueError, TypeError):
         model = models.create(model_name, **options)
-    then, now = ran_on | config.get("versions", {}), environment() | versions()
-    for what in DECIDE_BITS:
-        if then.get(what) != now.get(what):
+    then, now = {"ranks": 1} | ran_on | config.get("versions", {}), environment() | versions() | {"ranks": world.size}
+    for what in (*DECIDE_BITS, "ranks"):
+        if world.rank == 0 and then.get(what) != now.get(what):
             print(f"{what}: {now.get(what)}, was {then.get(what)}; the bits may differ from a run that never stopped")
-    _fit(model_name, model, sets, settings, folder, device, resume=True)
+    _fit(model_name, model, sets, settings, folder, device, world, resume=True)
 
 
 def _fit(
@@ -269,17 +293,33 @@ def _fit(
     settings: Settings,
     folder: RunFolder,
     device: str,
+    world: World,
     resume: bool = False,
 ) -> None:
     parameters = sum(parameter.size for parameter in model.parameters())
-    print(f"{title}: {parameters:,} parameters, on {device}, run folder {folder.path}", flush=True)
-    with expected(Diverged, OSError, ValueError):
-        records = fit(model, *sets, settings, folder, resume=resume)
+    if world.rank == 0:
+        ranks = f" and {world.size - 1} other ranks" if world.size > 1 else ""
+        print(f"{title}: {parameters:,} parameters, on {device}{ranks}, run folder {folder.path}", flush=True)
+    every = folder.config.get("events", {}).get("every") if world.rank == 0 else None
+    events = None if every is None else _events(folder.path, every)
+    try:
+        with expected(Diverged, OSError, ValueError):
+            records = fit(model, *sets, settings, folder, resume=resume, events=events, world=world)
+    except Interrupted:
+        if world.rank == 0:
+            raise
+    if world.rank > 0:  # a status other than 0 would end rank 0, which may still write
+        return
     try:
         draw_curves(records, folder.path / CURVES, {"model": title})
     except ModuleNotFoundError as error:
         print(error)
     print(f"test accuracy {records[-1]['test_accuracy']:.1%}; weights in {folder.weights()}")
+
+
+def _events(folder: str | pathlib.Path, every: int) -> Events:
+    with expected(ModuleNotFoundError), expected(ValueError, status=BAD_USE):
+        return Events(folder, every=every)
 
 
 def _create(arguments: argparse.Namespace, train_set: Dataset, seed: int) -> Module:

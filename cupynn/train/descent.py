@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from cupynn.autograd import Tensor
 from cupynn.device import Array, generator
+from cupynn.distributed import GradientSum, World
 from cupynn.nn import Module
 from cupynn.optim import SGD, clip_grad_norm, plan
 from cupynn.train.diagnosis import Lost, explain_loss
@@ -28,10 +29,11 @@ class Descent:
     """A model with its objective (default: the settings') and its optimiser, whose groups of parameters follow the
     schedules of `settings`."""
 
-    def __init__(self, model: Module, settings: Settings, objective: Objective | None = None):
-        self.model, self.settings = model, settings
+    def __init__(self, model: Module, settings: Settings, objective: Objective | None, world: World):
+        self.model, self.settings, self.world = model, settings, world
         self.objective = objective or objective_of(settings)
         freeze(model, settings.frozen)
+        self._gradients = GradientSum(model.parameters(), world)
         self._groups = plan(model, settings.groups, settings.weight_decay, settings.decay_biases)
         self._lr_factor = settings.lr_factor()
         self.optimizer = SGD(
@@ -47,7 +49,8 @@ class Descent:
         return self.optimizer.param_groups[0]["lr"]
 
     def step(self, images: Array, labels: Array, place: float, watch: bool) -> tuple[Tensor, Tensor]:
-        """Move the weights once; returns the batch's loss and logits. `place` is the epoch with its fraction.
+        """Move the weights once; returns the loss and logits of this rank's part of the batch. `place` is the epoch
+        with its fraction.
 
         watch: read the loss, which waits for the device, and raise Lost where it is not finite, before any weight
         moves; the random generator is then where it was before the step.
@@ -60,10 +63,15 @@ class Descent:
         logits, loss = self.objective(self.model, Tensor(images), labels)
         if self.settings.product_decay:
             loss = loss + product_norm(self.model) * (self.settings.product_decay / 2)
-        if watch and not math.isfinite(loss.data):
+        if watch and any(self.world.largest(not math.isfinite(loss.data))):
             generator().bit_generator.state = drawn
-            raise Lost(f"the loss became {float(loss.data)}", explain_loss(self.model, images, labels))
-        loss.backward()
+            where = explain_loss(self.model, images, labels)  # on all ranks, for batch norm may need all
+            lost = not math.isfinite(loss.data)
+            raise Lost(
+                self.world.first(f"the loss became {float(loss.data)}" if lost else ""),
+                self.world.first(where if lost else ""),
+            )
+        self._gradients.backward(loss, len(labels))
         if self.settings.clip_norm:
             clip_grad_norm(self.model.parameters(), self.settings.clip_norm)
         self.optimizer.step()

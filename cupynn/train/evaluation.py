@@ -9,6 +9,7 @@ from cupynn import ops
 from cupynn.autograd import Tensor, no_grad
 from cupynn.data import Dataset, batches
 from cupynn.device import Array
+from cupynn.distributed import World, deal
 from cupynn.nn import Module
 from cupynn.nn.evaluation import evaluation_mode
 from cupynn.train.confusion import Confusion
@@ -40,6 +41,11 @@ class RunningScore:
         """Images, the sum of their losses, and hits: what a new one can go on from."""
         return self.images, float(self._loss), int(self._hits)
 
+    def over(self, world: World) -> RunningScore:
+        """What all ranks have counted together."""
+        images, loss, hits = world.total(*self.sums())
+        return RunningScore(int(images), loss, int(hits))
+
     def score(self) -> Score:
         """Over all batches so far; NaN where there were none."""
         if not self.images:
@@ -47,16 +53,25 @@ class RunningScore:
         return Score(float(self._loss) / self.images, int(self._hits) / self.images)
 
 
-def evaluate(model: Module, dataset: Dataset, batch_size: int = 250, confusion: Confusion | None = None) -> Score:
+def evaluate(
+    model: Module,
+    dataset: Dataset,
+    batch_size: int = 250,
+    confusion: Confusion | None = None,
+    world: World | None = None,
+) -> Score:
     """Loss and accuracy over a whole set, in evaluation mode; the model is left in the mode it was in.
 
     confusion: counts which class is taken for which. The model must be on the default device, where batches are made.
+    The ranks of `world`, which hold the same model, share the batches, and all get the score; `confusion` counts this
+    rank's batches only.
     """
+    world = world or World()
     running = RunningScore()
     with no_grad(), evaluation_mode(model):
-        for images, labels in batches(dataset, batch_size):
+        for images, labels in deal(batches(dataset, batch_size), world):
             logits = model(Tensor(images))
             if confusion is not None:
                 confusion.add(logits.data, labels)
             running.add(ops.cross_entropy(logits, labels), logits, labels)
-    return running.score()
+    return running.over(world).score()

@@ -10,14 +10,17 @@ from typing import Any
 
 from cupynn.data import Dataset, batches
 from cupynn.device import default_device, manual_seed
+from cupynn.distributed import World, shard, synchronise_batch_norm
 from cupynn.nn import Module
 from cupynn.train.checkpoints import Checkpoints
 from cupynn.train.descent import Descent, Objective
 from cupynn.train.diagnosis import Diverged, Lost, lost_array
 from cupynn.train.environment import environment, versions
 from cupynn.train.evaluation import RunningScore, Score, evaluate
+from cupynn.train.events import Events
 from cupynn.train.interruption import Interrupted, StopRequest, signals_as_request
 from cupynn.train.progress import Progress
+from cupynn.train.progress_line import ProgressLine
 from cupynn.train.run_folder import RunFolder
 from cupynn.train.settings import Settings
 from cupynn.transfer import training_mode
@@ -35,16 +38,22 @@ def fit(
     quiet: bool = False,
     resume: bool = False,
     objective: Objective | None = None,
+    events: Events | None = None,
+    world: World | None = None,
 ) -> list[dict[str, Any]]:
     """Train `model` in place and return one record per epoch, as they stand in metrics.jsonl.
 
     Each epoch ends with an evaluation on `test_set`, a line in metrics.jsonl, the weights in
     `run_folder/NETWORK.safetensors`, and a checkpoint. Two runs from the same weights with the same settings give the
-    same bits. `quiet` leaves out the progress bar and the line per epoch.
+    same bits. `quiet` leaves out the line of progress, which only a terminal gets, and the line per epoch.
 
     resume: go on from the newest whole checkpoint of `network` in run_folder, or from the start where there is none,
-    to the bits of a run that never stopped, on the same device with the same number of threads.
+    to the bits of a run that never stopped, on the same device with the same number of threads and of ranks.
     objective: what to train for, one of `cupynn.transfer` for example; the settings' if not given.
+    events: gets the record of each epoch, and loss and learning rate every `events.every` steps, for TensorBoard; it is
+    begun here, and closed. It changes no bit of the run.
+    world: the ranks that train the model together, see `cupynn.distributed`; every one of them calls `fit`, each reads
+    its part of every batch of settings.batch_size images, and rank 0 alone writes. None: this process alone.
 
     Raises Interrupted (a KeyboardInterrupt) after Ctrl-C or SIGTERM: the batch at hand is finished, weights and a
     checkpoint are saved first. Raises Diverged, an ArithmeticError, where the loss or a weight is not finite, with the
@@ -54,9 +63,9 @@ def fit(
     """
     if not len(train_set):
         raise ValueError("fit: the training set holds no images")
-    run = _Run(model, train_set, test_set, settings, run_folder, network, quiet, objective)
+    run = _Run(model, train_set, test_set, settings, run_folder, network, quiet, objective, events, world or World())
     manual_seed(settings.seed)
-    with signals_as_request() as stop:
+    with signals_as_request() as stop, events or contextlib.nullcontext():
         run.begin(resume)
         while run.progress.epoch < settings.epochs:
             run.epoch(stop)
@@ -76,24 +85,42 @@ class _Run:
         network: str,
         quiet: bool,
         objective: Objective | None,
+        events: Events | None,
+        world: World,
     ):
         self.model, self.train_set, self.test_set, self.settings = model, train_set, test_set, settings
-        self.run_folder, self.network, self.quiet = run_folder, network, quiet
-        self.descent = Descent(model, settings, objective)
+        self.run_folder, self.network, self.quiet, self.world = run_folder, network, quiet or world.rank > 0, world
+        self.events = events if world.rank == 0 else None
+        self.steps_per_epoch = math.ceil(len(train_set) / settings.batch_size)
+        if settings.synchronise_batch_norm:
+            synchronise_batch_norm(model, world)
+        self.descent = Descent(model, settings, objective, world)
         self.checkpoints = Checkpoints(run_folder.path, network, settings.keep)
         self.progress = Progress()
+        self.line = ProgressLine(settings.epochs, len(train_set), self.quiet)
         self.running = RunningScore()
         self.records: list[dict[str, Any]] = []
         self.saved = time.monotonic()  # the last checkpoint
 
     def begin(self, resume: bool) -> None:
-        """Be where the newest checkpoint says, or at the start."""
+        """Be where the newest checkpoint says, or at the start: rank 0 first, then the others."""
+        going_on = self.world.copied(self._begin(resume) if self.world.rank == 0 else None)
+        if self.world.size > 1:
+            optimizer = self.descent.optimizer
+            self.progress, self.records = self.world.copied((self.progress, self.records))
+            optimizer.load_state_dict(self.world.copied(optimizer.state_dict()))
+            self.world.broadcast(self.model.state_dict().values())
+        if not going_on:
+            self._checkpoint()
+
+    def _begin(self, resume: bool) -> bool:
+        """What rank 0 does first; whether there was a checkpoint."""
         if resume:
             self._need_same_data()
         if resume and self._restore():
             if not self.quiet:
                 print(f"going on after {self.progress} of {self.settings.epochs}", flush=True)
-            return
+            return True
         if resume and self.run_folder.keep_metrics(self.network, self.settings.epochs):
             raise ValueError(f"fit: {self.run_folder.path} has no checkpoint to go on from, and epochs of it are done")
         with self._writing():
@@ -103,9 +130,11 @@ class _Run:
                 input_shape=self.train_set.image_shape,
                 networks={self.network: getattr(self.model, "creation", None)},
                 versions=versions(),
-                environment=environment(),
+                environment={**environment(), "ranks": self.world.size},
             )
-        self._checkpoint()
+            if self.events:
+                self.events.begin()
+        return False
 
     def _data(self) -> dict[str, Any]:
         """What config.json says of the data."""
@@ -122,30 +151,38 @@ class _Run:
         """The rest of the epoch at hand, its evaluation, and what is written of it."""
         settings = self.settings
         self._train(stop, watch=_looks_cost_nothing())
-        progress = self.progress
-        train = self.running.score()
+        progress, everyones = self.progress, self.running.over(self.world)
         test = None
-        if stop.signal is None:
-            test = evaluate(self.model, self.test_set)
+        _, signal = self._agree(stop)
+        if not signal:
+            self.world.broadcast(self.model.state_dict().values())  # running statistics are each rank's own
+            test = evaluate(self.model, self.test_set, world=self.world)
             if len(self.test_set) and not math.isfinite(test.loss):
                 raise self._diverged(Lost(f"the test loss became {test.loss}"))
         with self._writing():
-            weights = self.run_folder.save(self.model, self.network)
+            if self.world.rank == 0:
+                self.run_folder.save(self.model, self.network)
             if test is not None:
-                self._finish(train, test)
+                self._finish(everyones, test)
         self._checkpoint()
-        if stop.signal is not None:
+        if signal:
             by_command = "load" in self.run_folder.config["data"]  # how `cupynn train` finds the data again
             raise Interrupted(
                 f"stopped in epoch {min(progress.epoch + 1, settings.epochs)} of {settings.epochs}; "
-                f"the weights as they were are in {weights}"
+                f"the weights as they were are in {self.run_folder.weights(self.network)}"
                 + (f"; cupynn train --resume {self.run_folder.path} goes on" if settings.keep and by_command else ""),
-                stop.signal,
+                signal,
             )
 
-    def _finish(self, train: Score, test: Score) -> None:
+    def _agree(self, stop: StopRequest) -> tuple[bool, int]:
+        """Whether a checkpoint is due, and the number of the signal that came, or 0: the same on every rank, whose
+        clocks and signals differ."""
+        due, signal = self.world.largest(self._checkpoint_is_due(), stop.signal or 0)
+        return due > 0, int(signal)
+
+    def _finish(self, running: RunningScore, test: Score) -> None:
         """Write down what the epoch came to, and count it as done."""
-        progress = self.progress
+        progress, train = self.progress, running.score()
         record = {
             "network": self.network,
             "epoch": progress.epoch + 1,
@@ -154,13 +191,16 @@ class _Run:
             "test_loss": test.loss,
             "test_accuracy": test.accuracy,
             "seconds": progress.seconds,
-            "images_per_second": self.running.images / progress.seconds,
+            "images_per_second": running.images / progress.seconds,
         }
         if test.accuracy > progress.best_accuracy:
             progress.best_accuracy, progress.best_epoch = test.accuracy, record["epoch"]
-            if self.settings.keep:
+            if self.settings.keep and self.world.rank == 0:
                 self.checkpoints.save_best(self.model)
-        self.run_folder.add_metrics(record)
+        if self.world.rank == 0:
+            self.run_folder.add_metrics(record)
+        if self.events:
+            self.events.add_epoch(record)
         self.records.append(record)
         if not self.quiet:
             print(_line(record, self.settings.epochs), flush=True)
@@ -178,7 +218,7 @@ class _Run:
             self._steps(stop, watch)
         except Lost as lost:
             diverged = self._diverged(lost)
-            if watch or not self._restore():
+            if watch or self.world.size > 1 or not self._restore():  # ranks do not turn back together
                 raise diverged from None
             print(f"{lost}; looking for the step, from after {self.progress} on", flush=True)
             self._train(stop, watch=True)
@@ -195,50 +235,55 @@ class _Run:
             workers=settings.workers,
             start=progress.step,
         )
+        steps = shard(steps, self.world)
         whole = progress.step + len(steps)
         training_mode(self.model)
         began = time.perf_counter() - progress.seconds
         looked = time.perf_counter()
-        with self._bar() as bar:
+        with self.line:
             for images, labels in steps:
+                self.world.seed(settings.seed, progress.epoch, progress.step)
                 loss, logits = self.descent.step(images, labels, progress.epoch + progress.step / whole, watch)
                 self.running.add(loss, logits, labels)
                 progress.step += 1
                 progress.seconds = time.perf_counter() - began
-                bar.update(len(labels))
                 if time.perf_counter() - looked > LOOK_EVERY:
                     so_far = self.running.score()
                     if not math.isfinite(so_far.loss):
                         raise Lost(f"the loss became {so_far.loss}")
-                    bar.set_postfix_str(f"loss {so_far.loss:.4f}, accuracy {so_far.accuracy:.1%}")
+                    self.line.show(
+                        progress, whole, min(progress.step * settings.batch_size, len(self.train_set)), so_far
+                    )
                     looked = time.perf_counter()
-                if self._checkpoint_is_due():
+                if self.events and self.events.due(self._steps_in_all()):
+                    self._add_step_event(float(loss.data))
+                due, signal = self._agree(stop)
+                if due:
                     self._need_finite()
                     self._checkpoint()
-                if stop.signal is not None:
+                if signal:
                     break
         self._need_finite()  # waits for the device
         progress.seconds = time.perf_counter() - began
 
+    def _steps_in_all(self) -> int:
+        return self.progress.epoch * self.steps_per_epoch + self.progress.step
+
+    def _add_step_event(self, loss: float) -> None:
+        """Write the loss of the batch at hand, beside what else moves within an epoch."""
+        speed = self.running.images / self.progress.seconds
+        with self._writing():
+            self.events.add_step(
+                self._steps_in_all(), {"train_loss": loss, "lr": self.descent.lr, "images_per_second": speed}
+            )
+
     def _need_finite(self) -> None:
         """Raise Lost where the loss or the model is not finite, before either is written down."""
-        loss = self.running.score().loss
+        loss = self.running.over(self.world).score().loss
         if not math.isfinite(loss):
             raise Lost(f"the loss became {loss}")
         if name := lost_array(self.model):
             raise Lost(f"{name} is no longer finite")
-
-    def _bar(self) -> Any:
-        from tqdm import tqdm
-
-        return tqdm(
-            total=len(self.train_set),
-            initial=self.running.images,
-            desc=f"epoch {self.progress.epoch + 1}/{self.settings.epochs}",
-            unit=" images",
-            leave=False,
-            disable=True if self.quiet else None,  # None: only on a terminal
-        )
 
     def _checkpoint_is_due(self) -> bool:
         if not self.settings.keep:
@@ -250,9 +295,15 @@ class _Run:
     def _checkpoint(self) -> None:
         if not self.settings.keep:
             return
-        self.progress.images, self.progress.loss, self.progress.hits = self.running.sums()
-        with self._writing():
-            self.checkpoints.save(self.model, self.descent.optimizer, self.settings, self.progress)
+        everyones = self.running.over(self.world)
+        # What a resumed run has counted is with rank 0; here too, so that the rest is added in the same order.
+        self.running = everyones if self.world.rank == 0 else RunningScore()
+        if self.world.rank == 0:
+            self.progress.images, self.progress.loss, self.progress.hits = everyones.sums()
+            with self._writing():
+                if self.events:
+                    self.events.flush()  # before a checkpoint that counts these steps as done
+                self.checkpoints.save(self.model, self.descent.optimizer, self.settings, self.progress)
         self.saved = time.monotonic()
 
     def _restore(self) -> bool:
@@ -264,6 +315,9 @@ class _Run:
         self.running = RunningScore(progress.images, progress.loss, progress.hits)
         self.records = self.run_folder.keep_metrics(self.network, progress.epoch)
         self.saved = time.monotonic()
+        if self.events:
+            with self._writing():
+                self.events.begin(progress.epoch, self._steps_in_all())
         return True
 
     def _diverged(self, lost: Lost) -> Diverged:

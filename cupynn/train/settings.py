@@ -30,6 +30,7 @@ class Settings:
         `teacher_weight` of the loss, see `cupynn.transfer.Distillation`.
     product_decay: weight decay of the kernels that expanded layers contract to, see `cupynn.transfer.product_norm`.
     frozen: names of modules that are not trained.
+    synchronise_batch_norm: with several ranks, batch norm takes its statistics over all of them, not over its own part.
     groups: parameters with a learning rate or weight decay of their own, see `cupynn.optim.Group`.
     crop: pixels of black border for random crops; 0 for none. flip: mirror half of the images, at random.
     colour_jitter: brightness, contrast and saturation change by factors of up to 1 -+ so much; 0 for none.
@@ -71,6 +72,7 @@ class Settings:
     keep: int = 2
     checkpoint_seconds: float = 600.0
     checkpoint_steps: int = 0
+    synchronise_batch_norm: bool = False
     groups: tuple[Group, ...] = ()
 
     def __post_init__(self) -> None:
