@@ -29,6 +29,11 @@ def names() -> list[str]:
     return sorted(_builders)
 
 
+def builder(name: str) -> Callable[..., Module]:
+    """The class or function behind one network."""
+    return _builders[name]
+
+
 def takes(name: str) -> list[str]:
     """The options of one network's own."""
     return list(inspect.signature(_builders[name]).parameters)

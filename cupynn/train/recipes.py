@@ -180,7 +180,7 @@ def _create(network: Mapping[str, Any]) -> None:
     """Make the network, without memory, for the errors; a network does not look at the types of its options itself."""
     _check_types(models.create, network)
     if network["name"] in models.names():
-        _check_types(registry._builders[network["name"]], network)
+        _check_types(registry.builder(network["name"]), network)
     with init.shapes_only():
         models.create(**network)
 
