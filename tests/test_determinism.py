@@ -71,5 +71,5 @@ def test_every_run_gives_the_same_bits_at_one_thread_and_at_two(script):
         outputs.append(done.stdout.splitlines())
     assert len(outputs[0]) > 1 and "nan" not in outputs[0][0]
     assert outputs[0] == outputs[1] and outputs[2] == outputs[3]
-    if script is KERNELS:  # training multiplies matrices by BLAS, which may divide the work otherwise
+    if script is KERNELS and runtime.mode() == "compiled":  # BLAS, in training and the references, may divide otherwise
         assert outputs[0] == outputs[2]
