@@ -104,7 +104,7 @@ def run(arguments: argparse.Namespace) -> None:
         slow = throughput(networks["model"], images, labels)
     print(f"\n{table(rows)}\n")
     print(f"Speed at batch {SPEED_BATCH}. Logits: float32 / float64, bounds 1e-4 / 1e-10.")
-    print("The expanded network computes through its contracted kernels. Layer after layer, as the papers' code runs it,")
+    print("The expanded network computes through its contracted kernels. Layer after layer, as the papers' code does,")
     print(f"it trains {slow:,.0f} images/s here; the MACs of CL, CK and FC are those of that way.")
     print(f"\n{time.perf_counter() - start:.0f} s in all. The run folder {folder.path} holds:")
     for file in sorted(folder.path.iterdir()):
