@@ -38,7 +38,6 @@ written to the run folder:
   metrics.jsonl      one line per epoch: losses, accuracies, seconds, images per second
   model.safetensors  weights after the last epoch, or as they were when Ctrl-C or SIGTERM came
   curves.png         loss and test accuracy (with matplotlib installed)
-
   events/            event files for TensorBoard, with --tensorboard
   checkpoints/       what --resume goes on from, and the best weights: model-best.safetensors
 

@@ -26,14 +26,14 @@ class Dataset:
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(C, H, W) of every image that `read` gives."""
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} defines no image_shape")
 
     def read(self, indices: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
         """The images at `indices` (N,), uint8 (N, C, H, W), with uniforms (N, self.uniforms) from 0..1 for the choices.
 
         Called from several threads at once.
         """
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} defines no read")
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -21,7 +21,7 @@ class Framing:
 
     def box(self, width: int, height: int, uniforms: Sequence[float]) -> Box:
         """The rectangle in a photograph of `width` x `height`, with `uniforms` from 0..1 for random choices."""
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} defines no box")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +60,7 @@ class _ShorterEdge(Framing):
 
     def corner(self, free_across: int, free_down: int, uniforms: Sequence[float]) -> tuple[int, int]:
         """Left and top of the crop, of the 0..free pixels that there are to choose from."""
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} defines no corner")
 
 
 class CentreCrop(_ShorterEdge):

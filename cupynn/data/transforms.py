@@ -24,7 +24,7 @@ class Transform:
 
         Images are uint8, or float32 on the scale 0..1.
         """
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} defines no call")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,3 +17,14 @@ def need_positive(layer: str, **sizes: Any) -> list[int]:
         if numbers[-1] < 1:
             raise ValueError(f"{layer}: {name} must be an integer >= 1; got {size!r}")
     return numbers
+
+
+def need_channels(layer: str, in_channels: Any, out_channels: Any, groups: Any) -> list[int]:
+    """The three as Python's integers; ValueError unless each is at least 1 and groups divides both channel counts."""
+    sizes = need_positive(layer, in_channels=in_channels, out_channels=out_channels, groups=groups)
+    if sizes[0] % sizes[2] or sizes[1] % sizes[2]:
+        raise ValueError(
+            f"{layer}: groups must divide in_channels and out_channels; got groups={sizes[2]}, "
+            f"in_channels={sizes[0]}, out_channels={sizes[1]}"
+        )
+    return sizes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cupynn import ops
 from cupynn.nn import init
-from cupynn.nn.arguments import need_positive
+from cupynn.nn.arguments import need_channels
 from cupynn.nn.module import Module, Parameter
 from cupynn.ops.arguments import Pair, pair
 
@@ -27,13 +27,7 @@ class Conv2d(Module):
         groups: int = 1,
         bias: bool = True,
     ):
-        sizes = need_positive("Conv2d", in_channels=in_channels, out_channels=out_channels, groups=groups)
-        in_channels, out_channels, groups = sizes
-        if in_channels % groups or out_channels % groups:
-            raise ValueError(
-                f"Conv2d: groups must divide in_channels and out_channels; got groups={groups}, "
-                f"in_channels={in_channels}, out_channels={out_channels}"
-            )
+        in_channels, out_channels, groups = need_channels("Conv2d", in_channels, out_channels, groups)
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
         self.kernel_size = pair("Conv2d", "kernel_size", kernel_size, 1)
         self.stride = pair("Conv2d", "stride", stride, 1)

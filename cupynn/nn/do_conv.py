@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from cupynn import ops
 from cupynn.nn import init
-from cupynn.nn.arguments import need_positive
+from cupynn.nn.arguments import need_channels, need_positive
 from cupynn.nn.contractible import Contractible
 from cupynn.nn.conv import Conv2d
 from cupynn.nn.module import Parameter
@@ -50,13 +50,7 @@ class DOConv2d(Contractible):
         layout: str = "paper",
     ):
         name = "DOConv2d"
-        sizes = need_positive(name, in_channels=in_channels, out_channels=out_channels, groups=groups)
-        in_channels, out_channels, groups = sizes
-        if in_channels % groups or out_channels % groups:
-            raise ValueError(
-                f"{name}: groups must divide in_channels and out_channels; got groups={groups}, "
-                f"in_channels={in_channels}, out_channels={out_channels}"
-            )
+        in_channels, out_channels, groups = need_channels(name, in_channels, out_channels, groups)
         if initial not in INITIAL or layout not in LAYOUTS:
             raise ValueError(
                 f"{name}: initial must be one of {INITIAL} and layout one of {LAYOUTS}; got {initial!r}, {layout!r}"

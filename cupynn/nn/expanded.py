@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from cupynn import ops
 from cupynn.device import xp_of
-from cupynn.nn.arguments import need_positive
+from cupynn.nn.arguments import need_channels, need_positive
 from cupynn.nn.containers import ModuleList
 from cupynn.nn.contractible import Contractible, kernel_of
 from cupynn.nn.conv import Conv2d
@@ -91,13 +91,7 @@ class ExpandedConv2d(Expanded):
         mixing: bool = True,
     ):
         name = "ExpandedConv2d"
-        sizes = need_positive(name, in_channels=in_channels, out_channels=out_channels, groups=groups)
-        in_channels, out_channels, groups = sizes
-        if in_channels % groups or out_channels % groups:
-            raise ValueError(
-                f"{name}: groups must divide in_channels and out_channels; got groups={groups}, "
-                f"in_channels={in_channels}, out_channels={out_channels}"
-            )
+        in_channels, out_channels, groups = need_channels(name, in_channels, out_channels, groups)
         self.strategy, self.rate = strategy, rate
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
         self.kernel_size = pair(name, "kernel_size", kernel_size, 1)
