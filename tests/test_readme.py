@@ -7,6 +7,7 @@ import re
 import cupynn
 from cupynn import cli
 from cupynn.models.catalogue import ENTRIES
+from cupynn.train import recipes
 
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -57,3 +58,7 @@ def test_the_list_of_networks_is_what_the_command_prints(capsys):
     assert cli.main(["models", "--filter", words]) == 0
     assert capsys.readouterr().out == printed
     assert f"lists {len(ENTRIES)} of them" in README
+
+
+def test_the_number_of_recipes_is_theirs():
+    assert f"# {len(recipes.names())} recipes of the papers" in README
