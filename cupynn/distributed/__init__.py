@@ -11,7 +11,8 @@ for images, labels in distributed.shard(data.batches(train_set, 128, shuffle=Tru
     gradients.backward(ops.cross_entropy(model(Tensor(images)), labels), len(labels))
     optimizer.step()
 
-A rank that raises ends all of them, which is what `-m mpi4py` is for; where one is killed, mpiexec ends the others.
+A rank that raises ends all of them, which is what `-m mpi4py` is for; where one is killed, mpiexec ends the others,
+and `cupynn train` says which checkpoint is the last.
 Without a launcher the world is this process alone, and the same lines do what they do without a world.
 """
 

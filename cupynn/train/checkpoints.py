@@ -90,14 +90,18 @@ class Checkpoints:
         self.last: pathlib.Path | None = None  # the newest one known to be whole
 
     @property
+    def pattern(self) -> str:
+        """A regular expression for the names of checkpoints; its groups are epochs and steps."""
+        return re.escape(self.network) + r"-epoch(\d+)-step(\d+)\.safetensors"
+
+    @property
     def best(self) -> pathlib.Path:
         """Where the best weights are."""
         return self.folder / f"{self.network}-best.safetensors"
 
     def files(self) -> list[pathlib.Path]:
         """All checkpoints, the newest last."""
-        pattern = re.compile(re.escape(self.network) + r"-epoch(\d+)-step(\d+)\.safetensors")
-        found = [(pattern.fullmatch(path.name), path) for path in self.folder.glob("*.safetensors")]
+        found = [(re.fullmatch(self.pattern, path.name), path) for path in self.folder.glob("*.safetensors")]
         return [path for _, path in sorted(((int(m[1]), int(m[2])), path) for m, path in found if m)]
 
     def save(self, model: Module, optimizer: SGD, settings: Settings, progress: Progress) -> pathlib.Path:

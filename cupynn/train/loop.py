@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import time
 from collections.abc import Iterator
 from typing import Any
+
+import numpy as np
 
 from cupynn.data import Dataset, batches
 from cupynn.device import default_device, manual_seed
@@ -19,6 +22,7 @@ from cupynn.train.environment import environment, versions
 from cupynn.train.evaluation import RunningScore, Score, evaluate
 from cupynn.train.events import Events
 from cupynn.train.interruption import Interrupted, StopRequest, signals_as_request
+from cupynn.train.last_words import last_words
 from cupynn.train.progress import Progress
 from cupynn.train.progress_line import ProgressLine
 from cupynn.train.run_folder import RunFolder
@@ -65,7 +69,7 @@ def fit(
         raise ValueError("fit: the training set holds no images")
     run = _Run(model, train_set, test_set, settings, run_folder, network, quiet, objective, events, world or World())
     manual_seed(settings.seed)
-    with signals_as_request() as stop, events or contextlib.nullcontext():
+    with signals_as_request() as stop, events or contextlib.nullcontext(), run.last_words():
         run.begin(resume)
         while run.progress.epoch < settings.epochs:
             run.epoch(stop)
@@ -166,13 +170,25 @@ class _Run:
                 self._finish(everyones, test)
         self._checkpoint()
         if signal:
-            by_command = "load" in self.run_folder.config["data"]  # how `cupynn train` finds the data again
-            raise Interrupted(
-                f"stopped in epoch {min(progress.epoch + 1, settings.epochs)} of {settings.epochs}; "
-                f"the weights as they were are in {self.run_folder.weights(self.network)}"
-                + (f"; cupynn train --resume {self.run_folder.path} goes on" if settings.keep and by_command else ""),
-                signal,
-            )
+            epoch, weights = min(progress.epoch + 1, settings.epochs), self.run_folder.weights(self.network)
+            parts = [f"stopped in epoch {epoch} of {settings.epochs}", f"the weights as they were are in {weights}"]
+            raise Interrupted("; ".join(filter(None, [*parts, self._how_to_go_on()])), signal)
+
+    def last_words(self) -> contextlib.AbstractContextManager[None]:
+        """Inside a `with` block, should ranks be killed, somebody is left to say which checkpoint is the last."""
+        processes = self.world.table(np.array([os.getpid()], np.int64))[:, 0]
+        if self.world.size == 1 or self.world.rank > 0:
+            return contextlib.nullcontext()
+        what = f"one of {self.world.size} ranks failed or was killed, and that ended all of them (processes, by rank: "
+        what += f"{', '.join(map(str, processes))})"
+        return last_words(what, self.checkpoints.folder, self.checkpoints.pattern, self._how_to_go_on())
+
+    def _how_to_go_on(self) -> str:
+        """The command, where `cupynn train` finds all that it needs; or ""."""
+        if not self.settings.keep or "load" not in self.run_folder.config.get("data", {}):
+            return ""
+        ranks = f"mpiexec -n {self.world.size} python -m mpi4py -m " if self.world.size > 1 else ""
+        return f"{ranks}cupynn train --resume {self.run_folder.path} goes on"
 
     def _agree(self, stop: StopRequest) -> tuple[bool, int]:
         """Whether a checkpoint is due, and the number of the signal that came, or 0: the same on every rank, whose

@@ -48,7 +48,7 @@ def test_four_ranks_train_as_one_process_and_write_once(tmp_path):
     assert subprocess.run(alone, env=environment, capture_output=True).returncode == 0
     status, output = train(4, f"{RECIPE} --epochs 2 --synchronise-batch-norm --run {tmp_path / 'four'}", tmp_path)
     assert status == 0, output
-    assert output.count("epoch 2/2") == 1 and output.count("test accuracy") == 1
+    assert output.count("epoch 2/2") == 1 and output.count("test accuracy") == 1 and "killed" not in output
     expected = weights(tmp_path / "one")
     for name, array in weights(tmp_path / "four").items():
         np.testing.assert_allclose(array, expected[name], rtol=0, atol=1e-4, err_msg=name)
@@ -75,6 +75,10 @@ def test_a_killed_run_goes_on_to_the_same_bits(tmp_path, rank):
     output, _ = process.communicate(timeout=20)
     assert process.returncode != 0 and re.search("killed|signal 9", output, re.IGNORECASE), output
     assert epochs_done(run)
+    (words,) = re.findall(r"^cupynn: one of 2 ranks failed or was killed, .*", output, re.MULTILINE)
+    assert f"(processes, by rank: {', '.join(map(str, processes))})" in words
+    assert f"; the last checkpoint is {run / 'checkpoints' / epochs_done(run)[-1]}; mpiexec -n 2 python " in words
+    assert words.endswith(f" -m cupynn train --resume {run} goes on")
 
     status, output = train(2, f"train --resume {run}", tmp_path)
     assert status == 0 and "going on after" in output, output
@@ -92,7 +96,8 @@ def test_a_stopped_run_leaves_a_checkpoint_of_all_ranks(tmp_path):
     os.kill(processes[1], signal.SIGTERM)
     output, _ = process.communicate(timeout=30)
     assert process.returncode != 0
-    assert output.count("cupynn: stopped in epoch") == 1 and f"train --resume {run} goes on" in output, output
+    assert output.count("cupynn: stopped in epoch") == 1 and "killed" not in output, output
+    assert f"; mpiexec -n 2 python -m mpi4py -m cupynn train --resume {run} goes on" in output
 
 
 def test_a_loss_that_is_lost_ends_all_ranks_with_the_layer(tmp_path):
