@@ -23,6 +23,11 @@ NOT_DRAWN = ("network", "epoch", "step")
 LENGTH, CHECKSUM = struct.Struct("<Q"), struct.Struct("<I")
 
 
+def event_files(run: pathlib.Path, network: str) -> list[pathlib.Path]:
+    """The event files of one network of a run, in their order."""
+    return sorted((run / FOLDER / network).glob("events.out.tfevents.[0-9]*"))
+
+
 class Events:
     """The event files of one network of a run, in RUN/events/NETWORK.
 
@@ -46,7 +51,8 @@ class Events:
             ) from None
         if every < 1:
             raise ValueError(f"Events: every must be at least 1 step; got {every}")
-        self.folder, self.every = pathlib.Path(run, FOLDER, network), every
+        self.run, self.network, self.every = pathlib.Path(run), network, every
+        self.folder = self.run / FOLDER / network
         self._event, self._open, self._checksum = Event, RecordWriter, masked_crc32c
         self._writer: Any = None
         self._flushed = 0.0
@@ -112,7 +118,7 @@ class Events:
         self._writer.write(event.SerializeToString())
 
     def _files(self) -> list[pathlib.Path]:
-        return sorted(self.folder.glob("events.out.tfevents.[0-9]*"))
+        return event_files(self.run, self.network)
 
     def _cut(self, file: pathlib.Path, epochs: int, steps: int) -> None:
         """Cut off what comes after the place, and the half record of a process that was killed while it wrote."""

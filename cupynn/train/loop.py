@@ -21,6 +21,7 @@ from cupynn.train.diagnosis import Diverged, Lost, lost_array
 from cupynn.train.environment import environment, versions
 from cupynn.train.evaluation import RunningScore, Score, evaluate
 from cupynn.train.events import Events
+from cupynn.train.folder_lock import locked
 from cupynn.train.interruption import Interrupted, StopRequest, signals_as_request
 from cupynn.train.last_words import last_words
 from cupynn.train.progress import Progress
@@ -62,14 +63,16 @@ def fit(
     Raises Interrupted (a KeyboardInterrupt) after Ctrl-C or SIGTERM: the batch at hand is finished, weights and a
     checkpoint are saved first. Raises Diverged, an ArithmeticError, where the loss or a weight is not finite, with the
     step, the layer where that first appeared, and the last checkpoint. Raises OSError where a file cannot be written:
-    the checkpoints before it stay whole. Raises ValueError for an empty training set and, with `resume`, for
-    checkpoints that are all damaged, or of another model or other settings.
+    the checkpoints before it stay whole. Raises BlockingIOError where another process trains in run_folder. Raises
+    ValueError for an empty training set and, with `resume`, for checkpoints that are all damaged, or of another model
+    or other settings.
     """
     if not len(train_set):
         raise ValueError("fit: the training set holds no images")
     run = _Run(model, train_set, test_set, settings, run_folder, network, quiet, objective, events, world or World())
     manual_seed(settings.seed)
-    with signals_as_request() as stop, events or contextlib.nullcontext(), run.last_words():
+    lock = contextlib.nullcontext() if run.world.rank else locked(run_folder.path)
+    with lock, signals_as_request() as stop, events or contextlib.nullcontext(), run.last_words():
         run.begin(resume)
         while run.progress.epoch < settings.epochs:
             run.epoch(stop)

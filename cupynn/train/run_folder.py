@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -16,6 +17,8 @@ from cupynn import serialization
 from cupynn.nn import Module
 from cupynn.serialization import replacing
 from cupynn.train.checkpoints import FOLDER, Checkpoints
+from cupynn.train.events import event_files
+from cupynn.train.folder_lock import locked
 
 CONFIG, METRICS, CURVES = "config.json", "metrics.jsonl", "curves.png"
 
@@ -28,14 +31,14 @@ class RunFolder:
     what a run goes on from, see `Checkpoints`.
 
     Raises FileExistsError where the folder holds a run or weights, unless `overwrite`: then the run's own files are
-    removed, those that its config.json names, and no other.
+    removed, those that its config.json names, and no other; BlockingIOError where another process trains there.
     """
 
     def __init__(self, path: str | os.PathLike, overwrite: bool = False):
         self.path = pathlib.Path(path)
-        if overwrite:
-            for file in self._own_files():
-                file.unlink(missing_ok=True)
+        if overwrite and self.path.is_dir():
+            with locked(self.path):
+                self._remove_own_files()
         elif self.path.is_dir():
             earlier = [self.path / name for name in (CONFIG, METRICS, CURVES, FOLDER)]
             earlier += sorted(self.path.glob("*.safetensors"))
@@ -48,25 +51,33 @@ class RunFolder:
     def reopen(cls, path: str | os.PathLike) -> RunFolder:
         """The folder of a run that is to go on, rid of files that were half written when the run was killed.
 
-        Raises FileNotFoundError where there is no run, ValueError where its config.json is damaged.
+        Raises FileNotFoundError where there is no run, ValueError where its config.json is damaged, BlockingIOError
+        where another process trains there.
         """
         folder = cls.__new__(cls)
         folder.path, folder.config = pathlib.Path(path), read_config(path)
-        for parts in (folder.path, folder.path / FOLDER):
-            for file in parts.glob(".*.part"):
-                file.unlink(missing_ok=True)
+        with locked(folder.path):  # another process's half files are not to be touched
+            for parts in (folder.path, folder.path / FOLDER):
+                for file in parts.glob(".*.part"):
+                    file.unlink(missing_ok=True)
         return folder
 
-    def _own_files(self) -> list[pathlib.Path]:
-        """What an earlier run wrote here; the weights of `cupynn contract` too."""
+    def _remove_own_files(self) -> None:
+        """Remove what an earlier run wrote here; the weights of `cupynn contract` too."""
         try:
             networks = list(read_config(self.path)["networks"])
         except (FileNotFoundError, ValueError, KeyError, TypeError):
-            return []
+            return
         own = [self.path / CONFIG, self.path / METRICS, self.path / CURVES, *map(self.weights, (*networks, "compact"))]
-        for checkpoints in (Checkpoints(self.path, network) for network in networks):
-            own += [*checkpoints.files(), checkpoints.best]
-        return own
+        for network in networks:
+            checkpoints = Checkpoints(self.path, network)
+            own += [*checkpoints.files(), checkpoints.best, *event_files(self.path, network)]
+        for file in own:
+            file.unlink(missing_ok=True)
+        folders = {parent for file in own for parent in file.relative_to(self.path).parents} - {pathlib.Path()}
+        for folder in sorted(folders, reverse=True):  # inner ones first
+            with contextlib.suppress(OSError):  # something else is in it, or it is not there
+                (self.path / folder).rmdir()
 
     def weights(self, network: str = "model") -> pathlib.Path:
         """Where the weights of `network` are."""

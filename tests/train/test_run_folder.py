@@ -19,11 +19,16 @@ def test_a_folder_that_holds_a_run_is_refused_or_overwritten(tmp_path):
     run.add_metrics({"network": "plain", "epoch": 1})
     run.save(models.create("smallnet"), "plain")
     run.save(models.create("smallnet"), "compact")
+    for file in ("checkpoints/plain-epoch0001-step000000.safetensors", "events/plain/events.out.tfevents.000000"):
+        (tmp_path / file).parent.mkdir(parents=True)
+        (tmp_path / file).touch()
+    (tmp_path / "events" / "other").mkdir()
     with pytest.raises(FileExistsError, match=r"holds a run already \(config.json\)"):
         RunFolder(tmp_path)
     assert RunFolder(tmp_path, overwrite=True).metrics() == []
     # what the run did not write is left alone
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["notes.txt", "pretrained.safetensors"]
+    left = sorted(file.relative_to(tmp_path).as_posix() for file in tmp_path.rglob("*"))
+    assert left == ["events", "events/other", "notes.txt", "pretrained.safetensors"]
 
 
 def test_parts_of_the_config_are_merged(tmp_path):
