@@ -2,39 +2,62 @@
 
 from __future__ import annotations
 
+import functools
+
 from cupynn.autograd import Function
-from cupynn.device import xp_of
+from cupynn.device import Array, xp_of
 from cupynn.distributed.world import World
 from cupynn.kernels import batch_norm as kernel
 from cupynn.kernels import cross_layer, runtime
 from cupynn.nn import BatchNorm2d, CrossLayerDepthwise, Module, SeqConv2d
 
 
-class SynchronisedBatchNorm(Function):
-    """y = weight * (x - mean) / sqrt(variance + eps) + bias over all M values of a channel on all ranks.
+class WholeBatch:
+    """The batch of which every rank of `world` has a part: its statistics and sums are the same on all ranks.
 
-    Forward sums one row per rank (count, means, variances) of float64; Chan's formula combines them, so a large mean
-    costs no digits:  M = sum m_r,  mean = sum m_r mean_r / M,  variance = sum m_r (var_r + (mean_r - mean)^2) / M.
-    Backward sums g and g * xhat over all ranks; gradients of weight and bias are this rank's part.
+    Statistics are summed as one row per rank (count, means, variances) of float64; Chan's formula combines them, so a
+    large mean costs no digits:  M = sum m_r,  mean = sum m_r mean_r / M,
+    variance = sum m_r (var_r + (mean_r - mean)^2) / M.
     """
 
-    def forward(self, x, weight, bias):
+    def __init__(self, world: World):
+        self.world = world
+
+    def statistics(self, x: Array) -> tuple[Array, Array, Array]:
+        """(mean, biased variance, count M) of every channel, in x's dtype; the first two are (C,)."""
         xp, channels = xp_of(x), x.shape[1]
         row = xp.empty(1 + 2 * channels, "float64")
         row[0] = x.size // channels
         row[1 : 1 + channels], row[1 + channels :] = _statistics(x)
         table = self.world.table(row)
         counts, means, variances = table[:, :1], table[:, 1 : 1 + channels], table[:, 1 + channels :]
-        self.count = counts.sum()
-        mean = (counts * means).sum(axis=0) / self.count
-        variance = (counts * (variances + (means - mean) ** 2)).sum(axis=0) / self.count
-        statistics = mean.astype(x.dtype), variance.astype(x.dtype)
-        y = kernel.forward_eval(x, weight, bias, *statistics, self.eps, self.relu)
+        count = counts.sum()
+        mean = (counts * means).sum(axis=0) / count
+        variance = (counts * (variances + (means - mean) ** 2)).sum(axis=0) / count
+        return mean.astype(x.dtype), variance.astype(x.dtype), count.astype(x.dtype)
+
+    def sum(self, array: Array) -> None:
+        """Replace sums over this rank's part, in place, by those over the whole batch."""
+        self.world.sum(array)
+
+
+class SynchronisedBatchNorm(Function):
+    """y = weight * (x - mean) / sqrt(variance + eps) + bias over all M values of a channel on all ranks.
+
+    Statistics are those of `batch`, a `WholeBatch`. Backward sums g and g * xhat over all ranks; gradients of weight
+    and bias are this rank's part.
+    """
+
+    out = None  # as in BatchNormTraining
+
+    def forward(self, x, weight, bias):
+        mean, variance, self.count = self.batch.statistics(x)
+        y = kernel.forward_eval(x, weight, bias, mean, variance, self.eps, self.relu, self.out)
         unbiased = variance * (self.count / (self.count - 1))  # several ranks: at least two values
-        for running, batch in ((self.running_mean, mean), (self.running_var, unbiased)):
+        for running, of_batch in ((self.running_mean, mean), (self.running_var, unbiased)):
             running *= 1 - self.momentum
-            running += (self.momentum * batch).astype(x.dtype)
-        self.save(x, y if self.relu else None, weight, *statistics)
+            running += self.momentum * of_batch
+        self.save(x, y if self.relu else None, weight, mean, variance)
         return y
 
     def backward(self, grad):
@@ -42,9 +65,9 @@ class SynchronisedBatchNorm(Function):
         xp = xp_of(x)
         dx, dweight, dbias = kernel.backward_eval(grad, x, y, weight, mean, variance, self.eps, self.relu)
         sums = xp.stack([dbias, dweight])
-        self.world.sum(sums)
+        self.batch.sum(sums)
         inv_std = 1 / xp.sqrt(variance + x.dtype.type(self.eps))
-        shift, slope = (-inv_std if weight is None else -weight * inv_std) * sums / self.count.astype(x.dtype)
+        shift, slope = (-inv_std if weight is None else -weight * inv_std) * sums / self.count
         cross_layer.centre(dx, x, mean, shift, slope * inv_std)
         return dx, dweight, dbias
 
@@ -62,14 +85,14 @@ class SynchronisedBatchNorm2d(BatchNorm2d):
     Names of state, evaluation and ReLU in the same kernel are as they were.
     """
 
-    world = World()
+    batch: WholeBatch
 
     def forward(self, x, relu: bool = False):
-        if not self.training or self.world.size == 1:
+        if not self.training:
             return super().forward(x, relu)
         if x.ndim != 4 or x.shape[1] != self.num_features:
             raise ValueError(f"BatchNorm2d: x must be (N, {self.num_features}, H, W); it has shape {x.shape}")
-        options = {"eps": self.eps, "momentum": self.momentum, "relu": relu, "world": self.world}
+        options = {"eps": self.eps, "momentum": self.momentum, "relu": relu, "batch": self.batch}
         function = SynchronisedBatchNorm(running_mean=self.running_mean, running_var=self.running_var, **options)
         y = function(x, self.weight, self.bias)
         self.num_batches_tracked += 1
@@ -77,24 +100,21 @@ class SynchronisedBatchNorm2d(BatchNorm2d):
 
 
 def synchronise_batch_norm(model: Module, world: World) -> Module:
-    """Turn every `BatchNorm2d` of a model into a `SynchronisedBatchNorm2d`, in place; returns the model.
+    """Have all batch norm of a model take its statistics over all ranks while training, in place; returns the model.
 
-    The modules stay the same objects with the same parameters, for optimisers and for whoever holds them. Alone,
-    nothing changes.
-
-    Raises ValueError, before anything is changed, for a layer that normalises by itself: `SeqConv2d`, and
-    `CrossLayerDepthwise` with norm=True.
+    Every `BatchNorm2d` becomes a `SynchronisedBatchNorm2d`; `SeqConv2d` and `CrossLayerDepthwise`, which normalise in
+    operations of their own, are told of the whole batch. The modules stay the same objects with the same parameters,
+    for optimisers and for whoever holds them. Alone, nothing changes.
     """
     if world.size == 1:
         return model
-    for name, module in model.named_modules():
-        if isinstance(module, SeqConv2d) or (isinstance(module, CrossLayerDepthwise) and module.norm):
-            raise ValueError(
-                f"synchronise_batch_norm: {name or 'the model'} is a {type(module).__name__}, whose batch norm is part "
-                "of its own kernel and takes its statistics on one rank only; train it without synchronised batch norm"
-            )
+    batch = WholeBatch(world)
     for module in model.modules():
         if type(module) is BatchNorm2d:
             module.__class__ = SynchronisedBatchNorm2d
-            module.world = world
+            module.batch = batch
+        elif isinstance(module, SeqConv2d):
+            module.training_norm = functools.partial(SynchronisedBatchNorm, batch=batch)
+        elif isinstance(module, CrossLayerDepthwise):
+            module.batch = batch
     return model

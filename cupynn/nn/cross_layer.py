@@ -6,6 +6,7 @@ from cupynn import ops
 from cupynn.nn import init
 from cupynn.nn.arguments import need_positive
 from cupynn.nn.module import Module, Parameter
+from cupynn.ops.cross_layer import OWN_BATCH
 
 
 class CrossLayerDepthwise(Module):
@@ -25,6 +26,8 @@ class CrossLayerDepthwise(Module):
             outputs.insert(0, ops.LayerOutput(x))
     """
 
+    batch = OWN_BATCH  # what `ops.cross_layer_batch_norm` calls so
+
     def __init__(self, channels: int, layers: int, norm: bool = True, eps: float = 1e-5, momentum: float = 0.1):
         need_positive("CrossLayerDepthwise", channels=channels, layers=layers)
         self.channels, self.layers, self.norm, self.eps, self.momentum = channels, layers, norm, eps, momentum
@@ -42,7 +45,7 @@ class CrossLayerDepthwise(Module):
             return ops.cross_layer_depthwise(outputs, self.weight, self.bias)
         statistics = self.running_mean, self.running_var
         return ops.cross_layer_batch_norm(
-            outputs, self.weight, self.bias, *statistics, self.training, self.momentum, self.eps
+            outputs, self.weight, self.bias, *statistics, self.training, self.momentum, self.eps, self.batch
         )
 
     def extra_repr(self) -> str:

@@ -10,6 +10,7 @@ from cupynn.nn.containers import ModuleList
 from cupynn.nn.contractible import kernel_of
 from cupynn.nn.conv import Conv2d
 from cupynn.nn.module import Module, Parameter
+from cupynn.ops.batch_norm import BatchNormTraining
 from cupynn.ops.seq_conv import NormalisedConv, SeqConvGroup
 
 
@@ -67,6 +68,8 @@ class SeqConv2d(Module):
     and for subgroups without a bottleneck.
     """
 
+    training_norm = BatchNormTraining  # what `ops.seq_conv` calls so
+
     def __init__(
         self,
         in_channels: int,
@@ -103,8 +106,9 @@ class SeqConv2d(Module):
             raise ValueError(f"SeqConv2d: x must be (N, {self.in_channels}, H, W); it has shape {x.shape}")
         groups = [SeqConvGroup(unit.stage(), unit.pre.stage() if self.bottleneck else None) for unit in self.f]
         norm = self.f[0].bn
+        options = {"momentum": norm.momentum, "eps": norm.eps, "training_norm": self.training_norm}
         raw, act = ops.seq_conv(
-            x, groups, shortcut, self.windowed, self.subgroups, self.dropout, self.training, norm.momentum, norm.eps
+            x, groups, shortcut, self.windowed, self.subgroups, self.dropout, self.training, **options
         )
         if self.training:
             for module in self.modules():

@@ -34,10 +34,24 @@ class _Share(Function):
         return grad
 
 
+class OwnBatch:
+    """The batch that batch norm takes its statistics of: the images at hand."""
+
+    def statistics(self, h):
+        """(mean, biased variance, count) of every channel of h, the first two (C,)."""
+        return *kernel.statistics(h), h.size // h.shape[1]
+
+    def sum(self, array):
+        """Add to sums over the images at hand, in place, those over the rest of the batch: there is no rest."""
+
+
+OWN_BATCH = OwnBatch()
+
+
 class LayerOutput:
     """A tensor (N, C, H, W) that cross-layer convolutions read, with what they share.
 
-    `statistics()` are the batch mean and biased variance (C), computed at the first call. Wrap a layer's output once,
+    `statistics(batch)` are the batch's, computed at the first call. Wrap a layer's output once,
     and give the same object to every reader; `tensor` is what other operations take.
     """
 
@@ -46,9 +60,10 @@ class LayerOutput:
         self._statistics = self._shared = None
         self._gradient = _Gradient()
 
-    def statistics(self):
+    def statistics(self, batch=OWN_BATCH):
+        """(mean, biased variance, count) of the whole batch that the tensor is of, or a part of."""
         if self._statistics is None:
-            self._statistics = self._gradient.mean, _ = kernel.statistics(self.tensor.data)
+            self._statistics = self._gradient.mean, *_ = batch.statistics(self.tensor.data)
         return self._statistics
 
     def for_reader(self):
@@ -63,7 +78,8 @@ class LayerOutput:
 class CrossLayerDepthwise(Function):
     """y = sum_l weight[l] * inv_std[l] * (h_l - mean[l]) + sum of bias over layers; mean and inv_std may be None.
 
-    `gradients` has a `_Gradient` per input, or None; `training` says that mean and inv_std are the inputs' own.
+    `gradients` has a `_Gradient` per input, or None. `batch` is what mean and inv_std are of, over `count` values per
+    channel, or None where they are constants.
     """
 
     def forward(self, weight, bias, *inputs):
@@ -86,9 +102,10 @@ class CrossLayerDepthwise(Function):
             add.append(needed and not first)
         products, total = kernel.backward(grad, inputs, scale, self.mean, outputs, add)
         dweight = products if self.inv_std is None else products * self.inv_std
-        if self.training:
-            count = -(grad.size // grad.shape[1])
-            shifts, slopes = scale * total / count, scale * self.inv_std * dweight / count
+        if self.batch is not None:
+            sums = xp.concatenate([total[None], dweight])
+            self.batch.sum(sums)
+            shifts, slopes = scale * sums[0] / -self.count, scale * self.inv_std * sums[1:] / -self.count
             for gathered, shift, slope in zip(gradients, shifts, slopes, strict=True):
                 if gathered is not None:
                     first = gathered.shift is None
@@ -105,19 +122,22 @@ def cross_layer_depthwise(inputs, weight, bias=None):
     Raises ValueError for shapes that do not fit, TypeError for dtypes that differ.
     """
     tensors, gradients = _read(inputs, "cross_layer_depthwise")
-    function = CrossLayerDepthwise(gradients=gradients, mean=None, inv_std=None, training=False)
+    function = CrossLayerDepthwise(gradients=gradients, mean=None, inv_std=None, batch=None)
     if bias is not None and bias.ndim != 1:
         raise ValueError(f"cross_layer_depthwise: bias must be (C,); it has shape {bias.shape}")
     return function(weight, bias, *tensors)
 
 
-def cross_layer_batch_norm(inputs, weight, bias, running_mean, running_var, training=False, momentum=0.1, eps=1e-5):
+def cross_layer_batch_norm(
+    inputs, weight, bias, running_mean, running_var, training=False, momentum=0.1, eps=1e-5, batch=OWN_BATCH
+):
     """y = sum_l batch_norm(inputs[l]; weight[l], bias[l]), the DelugeNets authors' form of the cross-layer convolution.
 
     All of weight, bias, running_mean, running_var are (L, C). Training normalises every input by its own batch mean and
     biased variance, which a `LayerOutput` keeps for its other readers, and moves the running statistics (arrays,
     changed in place): running = (1 - momentum) * running + momentum * batch, with the unbiased variance. Otherwise the
-    running statistics are used. Raises ValueError for shapes that do not fit and for one value per channel in training.
+    running statistics are used. `batch` is the batch of which the inputs may be a part.
+    Raises ValueError for shapes that do not fit and for one value per channel in training.
     """
     name = "cross_layer_batch_norm"
     wanted = (len(inputs), weight.shape[-1])
@@ -130,9 +150,8 @@ def cross_layer_batch_norm(inputs, weight, bias, running_mean, running_var, trai
         inputs = [h if isinstance(h, LayerOutput) else LayerOutput(h) for h in inputs]
         tensors, gradients = _read(inputs, name)
         kernel.check([h.data for h in tensors], weight.data if isinstance(weight, Tensor) else weight)
-        mean, variance = (xp.stack(each) for each in zip(*(h.statistics() for h in inputs), strict=True))
-        x = tensors[0].data
-        count = x.size // x.shape[1]
+        means, variances, (count, *_) = zip(*(h.statistics(batch) for h in inputs), strict=True)
+        mean, variance = xp.stack(means), xp.stack(variances)
         running_mean *= 1 - momentum
         running_mean += momentum * mean
         running_var *= 1 - momentum
@@ -140,8 +159,9 @@ def cross_layer_batch_norm(inputs, weight, bias, running_mean, running_var, trai
     else:
         tensors, gradients = _read(inputs, name)
         mean, variance = running_mean.copy(), running_var  # training may move it before backward
+        batch = count = None
     inv_std = 1 / xp.sqrt(variance + variance.dtype.type(eps))
-    function = CrossLayerDepthwise(gradients=gradients, mean=mean, inv_std=inv_std, training=training)
+    function = CrossLayerDepthwise(gradients=gradients, mean=mean, inv_std=inv_std, batch=batch, count=count)
     return function(weight, bias, *tensors)
 
 

@@ -13,7 +13,7 @@ the reductions give before and after their batch norm.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from cupynn.autograd import Function
@@ -144,7 +144,7 @@ class SeqConv(Function):
         """The batch norm that writes to `act`."""
         options = {"running_mean": running[0], "running_var": running[1], "eps": self.eps, "relu": True, "out": act}
         if self.training:
-            return BatchNormTraining(momentum=self.momentum, **options)
+            return self.training_norm(momentum=self.momentum, **options)
         return BatchNormEvaluation(needs_grad=self.needs_grad, **options)
 
 
@@ -158,13 +158,14 @@ def seq_conv(
     training: bool = False,
     momentum: float = 0.1,
     eps: float = 1e-5,
+    training_norm: Callable[..., Function] = BatchNormTraining,
 ):
     """(raw, act), both (N, G k, H, W), of x (N, C, H, W) and G groups; see the top of this file. [SeqConv]
 
     raw is what stands before the groups' batch norms, shortcut (N, G k, H, W) included. `subgroups` divide the 3x3
     convolutions behind reductions. While training, batch norm is `ops.batch_norm`'s with the batch's statistics, and
     `dropout` is the probability that a channel of an image is dropped from a group's view: drawn anew for each group,
-    the others' views keep it.
+    the others' views keep it. `training_norm` makes another batch norm for training, with BatchNormTraining's options.
 
     Raises ValueError for shapes that do not fit, TypeError for dtypes that differ, before a running statistic changes.
     """
@@ -178,6 +179,7 @@ def seq_conv(
         training=training,
         momentum=momentum,
         eps=eps,
+        training_norm=training_norm,
     )
     return function(x, shortcut, *(array for group in groups for stage in group.stages for array in stage[:3]))
 

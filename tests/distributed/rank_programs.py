@@ -107,6 +107,52 @@ def normalised(world, relu, dtype):
     return {"y": y.data, "dx": part.grad, "evaluated": evaluated, **shared}
 
 
+class SeqConvs(nn.Module):
+    """A residual block with reductions, a window and subgroups, behind a dense layer."""
+
+    def __init__(self):
+        self.head = nn.SeqConv2d(3, 8, 4, windowed=False)
+        self.a = nn.SeqConv2d(8, 8, 4, bottleneck=True, subgroups=2)
+        self.b = nn.SeqConv2d(8, 8, 2)
+
+    def forward(self, x):
+        raw, act = self.head(x)
+        raw, act = self.b(self.a(act)[1], raw)
+        return raw + 2 * act
+
+
+class CrossLayers(nn.Module):
+    """Outputs that two readers share, and a plain batch norm between these."""
+
+    def __init__(self):
+        self.convs = nn.ModuleList([nn.Conv2d(3, 3, 3, padding=1) for _ in range(2)])
+        self.bn = nn.BatchNorm2d(3)
+        self.crosses = nn.ModuleList([nn.CrossLayerDepthwise(3, count) for count in (2, 3)])
+
+    def forward(self, x):
+        outputs = [ops.LayerOutput(x), ops.LayerOutput(self.convs[0](x))]
+        outputs.append(ops.LayerOutput(self.convs[1](self.bn(self.crosses[0](outputs), relu=True))))
+        return self.crosses[1](outputs)
+
+
+def normalised_within(world, layers):
+    """What a network of layers that normalise by themselves gives in training, with gradients and state."""
+    cupynn.manual_seed(6)
+    model = {"seq_conv": SeqConvs, "cross_layer": CrossLayers}[layers]().astype(np.float64)
+    rng = np.random.default_rng(9)
+    for parameter in model.parameters():
+        parameter.data += 0.3 * rng.standard_normal(parameter.shape)
+    distributed.synchronise_batch_norm(model, world)
+    x = 3 + rng.standard_normal((6, 3, 5, 4))
+    first, last = {1: (0, 6), 2: (0, 4) if world.rank == 0 else (4, 6)}[world.size]  # parts of unequal size
+    part = Tensor(x[first:last], requires_grad=True)
+    y = model(part)
+    y.backward(rng.standard_normal((6, *y.shape[1:]))[first:last])
+    gradients = {f"gradient {name}": parameter.grad for name, parameter in model.named_parameters()}
+    state = {f"state {name}": array for name, array in model.state_dict().items()}
+    return {"y": y.data, "dx": part.grad, **gradients, **state}
+
+
 def one_sided(world):
     """A parameter that only rank 1 uses, and one that none does."""
     a, b, c = (nn.Parameter(np.full(2, 3.0)) for _ in range(3))
@@ -116,7 +162,7 @@ def one_sided(world):
     return {"a": a.grad, "b": b.grad, "c": c.grad is None}
 
 
-PROGRAMS = {program.__name__: program for program in (collectives, train, normalised, one_sided)}
+PROGRAMS = {program.__name__: program for program in (collectives, train, normalised, normalised_within, one_sided)}
 
 if __name__ == "__main__":
     name, folder, *arguments = sys.argv[1:]

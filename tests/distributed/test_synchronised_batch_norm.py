@@ -42,7 +42,7 @@ def test_conversion_keeps_the_modules_and_their_state():
     assert norms and all(type(norm) is SynchronisedBatchNorm2d for norm in norms)
     after = model.state_dict()
     assert list(after) == list(before) and all(after[name] is before[name] for name in before)
-    assert copy.deepcopy(norms[0]).world is norms[0].world
+    assert copy.deepcopy(norms[0]).batch.world is norms[0].batch.world
 
 
 def test_alone_nothing_changes():
@@ -50,12 +50,27 @@ def test_alone_nothing_changes():
     assert type(synchronise_batch_norm(layer, World())) is nn.BatchNorm2d
 
 
-@pytest.mark.parametrize(
-    "layer", [nn.SeqConv2d(4, 4, 2), nn.CrossLayerDepthwise(4, 2)], ids=["SeqConv2d", "CrossLayer"]
-)
-def test_layers_that_normalise_by_themselves_are_refused(layer):
-    model = nn.Sequential(nn.BatchNorm2d(4), layer)
-    with pytest.raises(ValueError, match=f"1 is a {type(layer).__name__}, whose batch norm is part of its own kernel"):
-        synchronise_batch_norm(model, two())
-    assert type(model[0]) is nn.BatchNorm2d
-    synchronise_batch_norm(nn.CrossLayerDepthwise(4, 2, norm=False), two())
+@pytest.mark.parametrize("layers", ["seq_conv", "cross_layer"])
+def test_layers_that_normalise_by_themselves(ranks, layers):
+    """In float64, values and gradients near 1: ten times less than the bound is what rounding may do."""
+    whole = rank_programs.normalised_within(World(), layers)
+    parts = ranks(2, "normalised_within", layers)
+    for name in ("y", "dx"):
+        joined = np.concatenate([part[name] for part in parts])
+        np.testing.assert_allclose(joined, whole[name], rtol=0, atol=1e-10, err_msg=name)
+    gradients = [name for name in whole if name.startswith("gradient")]
+    state = [name for name in whole if name.startswith("state")]
+    assert len(gradients) > 4 and len(state) > 4
+    for name in gradients:
+        total = sum(part[name] for part in parts)
+        np.testing.assert_allclose(total, whole[name], rtol=0, atol=1e-10, err_msg=name)
+    for part in parts:
+        for name in state:
+            np.testing.assert_allclose(part[name], whole[name], rtol=0, atol=1e-10, err_msg=name)
+
+
+def test_copies_of_layers_that_normalise_by_themselves_talk_to_the_same_ranks():
+    world = two()
+    model = nn.Sequential(nn.SeqConv2d(4, 4, 2), nn.CrossLayerDepthwise(4, 2))
+    seq_conv, cross_layer = copy.deepcopy(synchronise_batch_norm(model, world))
+    assert seq_conv.training_norm.keywords["batch"].world is cross_layer.batch.world is world
