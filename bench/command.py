@@ -6,7 +6,7 @@ import argparse
 from types import ModuleType
 
 from bench.floors import Ceilings
-from bench.report import machine, table, write
+from bench.report import counted, machine, table, write
 from bench.timing import THREADS
 
 
@@ -34,7 +34,7 @@ def find_torch() -> ModuleType | None:
 
 def report(options: argparse.Namespace, what: str, rows: list[dict], ceilings: Ceilings | None = None) -> None:
     """Print the table, under a line that says how it was measured; write the JSON that was asked for."""
-    how = f"{what}, float32, {THREADS} threads, {options.rounds} rounds"
+    how = f"{what}, float32, {counted(THREADS, 'thread')}, {counted(options.rounds, 'round')}"
     print(table(rows, how if ceilings is None else f"{how}, {ceilings}"))
     if options.json:
         figures = {"machine": machine(), "bench": options.name, "batch": options.batch, "rounds": options.rounds}

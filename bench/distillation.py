@@ -1,11 +1,11 @@
-"""SmallNet-7, plain and expanded (CL, CK, CK + FC), trained on few handwritten digits with and without a teacher.
+"""SmallNet-7, plain and expanded (CL, CK, CK+FC, with +Init), trained on few digits with and without a teacher.
 
     python -m bench distillation --json bench/results/cpu-distillation.json --page docs/results.md
 
 For each seed a ResNet-20 is trained on all 4000 training digits, so that it knows more than its students, who get few
 of them. Then each network is trained twice from the same weights with the same batches: on the labels alone, and with
-distillation from that ResNet-20. The accuracy is that of the contracted network on the 1000 test digits after the last
-epoch; no epoch and no setting is chosen by it.
+distillation from that ResNet-20; with +Init, its nonlinear counterpart is trained in the same way first. The accuracy
+is that of the contracted network on the 1000 test digits after the last epoch; no epoch and no setting is chosen by it.
 """
 
 from __future__ import annotations
@@ -23,13 +23,34 @@ import time
 import numpy as np
 
 from bench.page import markdown_table, put_section
-from bench.report import machine, table, write
+from bench.report import counted, machine, table, write
+
+
+@dataclasses.dataclass(frozen=True)
+class Student:
+    """A SmallNet-7, expanded or not.
+
+    init: begin with the weights of its nonlinear counterpart, trained by the same recipe: "+Init" [ExpandNets, A.1].
+    """
+
+    expand: str | None = None
+    init: bool = False
+
+    def make(self):
+        import cupynn
+
+        options = {} if self.expand is None else {"expand": self.expand, "rate": 4}
+        return cupynn.models.create("smallnet", kernel_size=7, in_channels=1, **options)
+
 
 NETWORKS = {
-    "SmallNet-7": {},
-    "ExpandNet-CL": {"expand": "cl", "rate": 4},
-    "ExpandNet-CK": {"expand": "ck", "rate": 4},
-    "ExpandNet-CK+FC": {"expand": "ck+fc", "rate": 4},
+    "SmallNet-7": Student(),
+    "ExpandNet-CL": Student("cl"),
+    "ExpandNet-CL+Init": Student("cl", init=True),
+    "ExpandNet-CK": Student("ck"),
+    "ExpandNet-CK+Init": Student("ck", init=True),
+    "ExpandNet-CK+FC": Student("ck+fc"),
+    "ExpandNet-CK+FC+Init": Student("ck+fc", init=True),
 }
 
 
@@ -78,7 +99,7 @@ def run_seed(seed: int, each: int, teacher_each: int, recipe: Recipe) -> dict[st
     """Test accuracies of all that is trained with one seed: {"teacher", NAME, NAME + " distilled"}."""
     import cupynn
     from cupynn.train import evaluate
-    from cupynn.transfer import CrossEntropy, Distillation, Teacher
+    from cupynn.transfer import CrossEntropy, Distillation, Teacher, initialise_from, nonlinear
 
     every, test_set = cupynn.data.load("digits", pad_to=32)
     train_set = few(every, each)
@@ -87,13 +108,17 @@ def run_seed(seed: int, each: int, teacher_each: int, recipe: Recipe) -> dict[st
     train(resnet, few(every, teacher_each), CrossEntropy(), recipe, recipe.teacher_epochs, recipe.teacher_lr, seed)
     accuracies = {"teacher": evaluate(resnet, test_set).accuracy}
     distil = Distillation(Teacher(resnet), recipe.temperature, recipe.weight)
-    for name, options in NETWORKS.items():
+    for name, student in NETWORKS.items():
         for suffix, objective in (("", CrossEntropy()), (" distilled", distil)):
             cupynn.manual_seed(seed)
-            model = cupynn.models.create("smallnet", kernel_size=7, in_channels=1, **options)
+            model = student.make()
+            if student.init:
+                twin = nonlinear(model)
+                train(twin, train_set, objective, recipe, recipe.epochs, recipe.lr, seed)
+                initialise_from(model, twin)
             train(model, train_set, objective, recipe, recipe.epochs, recipe.lr, seed)
             compact = cupynn.contract(model)
-            if options:
+            if student.expand:
                 cupynn.verify_contraction(model, compact, (1, 32, 32))
             accuracies[name + suffix] = evaluate(compact, test_set).accuracy
     return accuracies
@@ -107,16 +132,13 @@ def summary(values: list[float]) -> str:
 
 def rows_of(results: list[dict[str, float]]) -> list[dict[str, str]]:
     """The table: a row per network, in percent."""
-    import cupynn
-
     rows = []
-    for name, options in NETWORKS.items():
-        model = cupynn.models.create("smallnet", kernel_size=7, in_channels=1, **options)
+    for name, student in NETWORKS.items():
         plain, distilled = ([result[name + suffix] for result in results] for suffix in ("", " distilled"))
         rows.append(
             {
                 "network": name,
-                "weights in training": f"{sum(parameter.size for parameter in model.parameters()):,}",
+                "weights in training": f"{sum(parameter.size for parameter in student.make().parameters()):,}",
                 "labels": summary(plain),
                 "labels and teacher": summary(distilled),
                 "difference": summary([b - a for a, b in zip(plain, distilled, strict=True)]),
@@ -133,8 +155,9 @@ def page(rows: list[dict[str, str]], figures: dict) -> str:
 
 Accuracy in percent on the 1000 test digits of MNIST-5k, padded to 32x32: mean ± deviation over {figures["seeds"]}
 seeds. The networks are trained on {10 * figures["each"]} digits, the first {figures["each"]} of each class; the
-teacher, so that it knows more, on {10 * figures["teacher_each"]}. All four contract to SmallNet-7, and that is what was
-tested. Differences are taken seed by seed.
+teacher, so that it knows more, on {10 * figures["teacher_each"]}. All contract to SmallNet-7, and that is what was
+tested. Differences are taken seed by seed. Networks with +Init begin with the weights of their nonlinear counterpart,
+trained by the same recipe before, so they had twice the epochs.
 
 {markdown_table(rows)}
 
@@ -143,7 +166,7 @@ rates that fall by a cosine: from {recipe.lr:g} in {recipe.epochs} epochs, the t
 {recipe.teacher_epochs}. Distillation at temperature {recipe.temperature:g} with weight {recipe.weight:g}. The last
 epoch counts, and nothing was chosen on the test digits, of which one is 0.1 %.
 
-Made in {figures["minutes"]:.0f} minutes with {figures["machine"]["threads"]} threads of an
+Made in {figures["minutes"]:.0f} minutes with {counted(figures["machine"]["threads"], "thread")} of an
 {figures["machine"]["processor"]} by `{figures["command"]}`."""
 
 
@@ -171,6 +194,11 @@ def main(arguments: list[str]) -> None:
         figures["rows"] = rows_of(figures["results"])
         if options.json:
             write(options.json, figures)
-    print(table(figures["rows"], f"Test accuracy in percent, {10 * options.each} training images, {THREADS} threads"))
+    print(
+        table(
+            figures["rows"],
+            f"Test accuracy in percent, {10 * options.each} training images, {counted(THREADS, 'thread')}",
+        )
+    )
     if options.page:
         put_section(pathlib.Path(options.page), "distillation", page(figures["rows"], figures))

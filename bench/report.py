@@ -36,6 +36,11 @@ def _text(value) -> str:
     return str(value)
 
 
+def counted(number: int | str, noun: str) -> str:
+    """ "1 thread", "2 threads"."""
+    return f"{number} {noun}" if int(number) == 1 else f"{number} {noun}s"
+
+
 def machine() -> dict:
     """What the figures were measured on."""
     import cupynn

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from cupynn.cli.common import BAD_USE, CommandError, expected, table
-from cupynn.train import Settings
+from cupynn.train import Settings, recipes
 from cupynn.train.comparison import Summary, find_runs
 from cupynn.train.comparison_curves import draw_comparison
 
@@ -23,7 +23,8 @@ examples:
   cupynn runs runs --json | jq '.[] | {run, best_accuracy}'
 
 Accuracies are those of the test set after each epoch. Seconds and images/s are those of training, evaluation left out.
-Settings are shown where the runs differ in them. ! marks a run with something broken, told below the table."""
+Settings, those of the data too, are shown where the runs differ in them. ! marks a run with something broken, told
+below the table."""
 
 SORTS: dict[str, tuple[Callable[[Summary], Any], bool]] = {  # what to sort by, and whether the largest comes first
     "accuracy": (lambda run: run.best["test_accuracy"], True),
@@ -37,7 +38,8 @@ SORTS: dict[str, tuple[Callable[[Summary], Any], bool]] = {  # what to sort by, 
 }
 BY_DATA = ("classes", "in_channels", "image_size")  # options that the data decides
 NO_NUMBER_CHANGES = ("epochs", "workers", "keep", "checkpoint_seconds", "checkpoint_steps")  # epochs have a column
-DEFAULTS = json.loads(json.dumps(dataclasses.asdict(Settings())))
+DATA_DEFAULTS = {field.name: field.default for field in dataclasses.fields(recipes.Data) if field.name != "name"}
+DEFAULTS = json.loads(json.dumps(dataclasses.asdict(Settings()) | DATA_DEFAULTS))
 
 
 def add_to(subparsers: Any) -> None:
@@ -97,8 +99,8 @@ def _holds(run: Summary, word: str) -> bool:
 
 
 def _settings(run: Summary) -> dict[str, Any]:
-    """A run's settings. One that is new since the run was made had its default then."""
-    return {**DEFAULTS, **run.settings} if run.settings else {}
+    """A run's settings, those of its data too. One that is new since the run was made had its default then."""
+    return {**DEFAULTS, **run.settings, **run.preparation} if run.settings else {}
 
 
 def _sorted(runs: Sequence[Summary], name: str) -> list[Summary]:
@@ -178,6 +180,7 @@ def _record(run: Summary) -> dict[str, Any]:
         "options": run.options,
         "data": run.data,
         "settings": run.settings,
+        "preparation": run.preparation,
         "epochs": run.epochs,
         "planned": run.planned,
         **{name: None if math.isnan(value) else value for name, value in figures.items()},

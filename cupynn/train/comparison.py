@@ -24,7 +24,8 @@ class Summary:
     """One network of one run.
 
     name: the folder as seen from where the search began, with :NETWORK where the run trains several. path: the folder.
-    model, options: how the network was made. data: name and image size. settings: the recipe. planned: its epochs.
+    model, options: how the network was made. data: name and image size. settings: the recipe. preparation: what
+    was done to the data, the fields of `recipes.Data` but its name, and for "imagefolder" its folder. planned: epochs.
     parameters: of the network as it is trained. written: when its last file was, in seconds since 1970.
     records: those of metrics.jsonl in the order of epochs, each with "epoch" and FIGURES; NaN stands for what is
     missing or not finite. faults: what is broken, in words.
@@ -36,6 +37,7 @@ class Summary:
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     data: str = ""
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    preparation: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     planned: int | None = None
     parameters: int | None = None
     written: float = math.nan
@@ -124,6 +126,7 @@ def _summaries(path: pathlib.Path, name: str) -> Iterator[Summary]:
             _table(creation.get("options")),
             _data(data, config.get("input_shape")),
             settings,
+            _preparation(_table(data.get("load"))),
             planned if type(planned) is int else None,
             _parameters(json.dumps(creation)),
             _written(path),
@@ -180,6 +183,12 @@ def _data(data: Mapping[str, Any], shape: Any) -> str:
     name = _table(data.get("load")).get("name") or data.get("name") or ""
     size = f" {shape[1]}x{shape[2]}" if isinstance(shape, list) and len(shape) == 3 else ""
     return f"{name}{size}" if name else ""
+
+
+def _preparation(load: Mapping[str, Any]) -> dict[str, Any]:
+    """What is stored of a data set, without what says only where it lies: an image folder is known by nothing else."""
+    apart = ("name",) if load.get("name") == "imagefolder" else ("name", "folder")
+    return {name: value for name, value in load.items() if name not in apart}
 
 
 def _written(path: pathlib.Path) -> float:

@@ -88,6 +88,24 @@ def test_a_folder_that_is_a_run_and_settings_that_none_differ_in(run, some):
     assert list(found) == ["plain"] and "settings" not in found["plain"]
 
 
+def test_settings_of_the_data(run, tmp_path):
+    """Where the data lies says nothing, but for folders of images."""
+    for name, more in {"clean": {"folder": "/a"}, "noisy": {"folder": "/b", "label_noise": 0.2}, "old": {}}.items():
+        write_run(tmp_path / "digits" / name, [0.5], data={"load": {**LOAD, **more}, "name": "digits"})
+    found = rows(run, tmp_path / "digits")
+    assert {name: row["settings"] for name, row in found.items()} == {
+        "clean": "label_noise=0",
+        "noisy": "label_noise=0.2",
+        "old": "label_noise=0",
+    }
+    assert list(rows(run, tmp_path / "digits", "--filter", "label_noise=0.2")) == ["noisy"]
+    for name in ("cats", "dogs"):
+        load = {"name": "imagefolder", "folder": name, "framing": None, "mean": []}
+        write_run(tmp_path / "folders" / name, [0.5], data={"load": load, "name": "imagefolder"})
+    found = rows(run, tmp_path / "folders")
+    assert {name: row["settings"] for name, row in found.items()} == {"cats": "folder=cats", "dogs": "folder=dogs"}
+
+
 def test_sorting(run, some):
     for number, name in enumerate(("sub/slow", "plain", "sub/ck")):
         os.utime(some / name / "metrics.jsonl", (1_000_000 + number * 1000,) * 2)
