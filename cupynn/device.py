@@ -13,6 +13,7 @@ import numpy as np
 Array = Any  # numpy.ndarray or cupy.ndarray
 
 _default = "cpu"
+_FLOAT32 = np.dtype(np.float32)
 _generator = np.random.default_rng()
 
 
@@ -32,6 +33,38 @@ def cuda_available() -> bool:
         return bool(cupy.cuda.is_available())
     except Exception:  # a broken CUDA installation raises many types; each means: no GPU here
         return False
+
+
+def is_floating(dtype: np.dtype) -> bool:
+    """True for NumPy's floating-point types and for bfloat16, whose `kind` is not theirs."""
+    return dtype.kind == "f" or (dtype.kind == "V" and dtype.name == "bfloat16")
+
+
+def compute_dtype(dtype: Any) -> np.dtype:
+    """In which type arrays of `dtype` are computed with and summed: float32 for float16 and bfloat16, else their own.
+
+    It is also the type of a layer's parameters where its input has this dtype.
+    """
+    dtype = np.dtype(dtype)
+    return _FLOAT32 if dtype.itemsize == 2 and is_floating(dtype) else dtype
+
+
+def wide(array: Array) -> Array:
+    """`array` in its `compute_dtype`; not copied where it has it."""
+    return array if array.dtype.itemsize != 2 else array.astype(compute_dtype(array.dtype), copy=False)
+
+
+def dtype_named(name: str) -> np.dtype:
+    """float16, bfloat16, float32 or float64. Raises ImportError where bfloat16 needs a package that is not there."""
+    if name == "bfloat16":
+        try:
+            import ml_dtypes
+        except ImportError:
+            raise ImportError(
+                "bfloat16: NumPy has no such type; the package ml_dtypes does: pip install 'cupynn[bfloat16]'"
+            ) from None
+        return np.dtype(ml_dtypes.bfloat16)
+    return np.dtype(name)
 
 
 def _parse(device: str) -> tuple[str, int]:

@@ -7,6 +7,8 @@
 // y_pitch, grad_pitch elements apart, so that an array may be some channels of a wider one; dx is contiguous as a
 // whole. gamma, beta may be null.
 //
+// S is the type of x, y, grad and dx; what is computed, summed and learned has type T = Compute<S>.
+//
 // Sums over a channel take two launches. First a block takes one channel of a few images, a chunk, and leaves its
 // result in (chunks, channels); then one thread per channel combines the chunks in their order. So two runs give the
 // same bits. A chunk's variance is taken about the chunk's own mean (two passes, the second from the cache), and
@@ -69,8 +71,8 @@ struct Chunk {
 };
 
 // chunk_mean, chunk_squares (chunks, channels): a chunk's mean, and its sum of squared deviations from that mean.
-template <typename T, int LANES>
-__global__ void statistics(const T* __restrict__ x, T* __restrict__ chunk_mean, T* __restrict__ chunk_squares,
+template <typename S, int LANES, typename T = Compute<S>>
+__global__ void statistics(const S* __restrict__ x, T* __restrict__ chunk_mean, T* __restrict__ chunk_squares,
                            long long x_pitch, int images, int channels, int plane, int images_per_chunk) {
     const Chunk chunk(images, channels, plane, images_per_chunk);
     const T count = chunk.template count<T>();
@@ -123,17 +125,17 @@ __device__ __forceinline__ void step(int& n, int& c, int channels) {
 }
 
 // y from the statistics. A block takes `planes_per_block` neighbouring planes.
-template <typename T, bool RELU>
-__global__ void normalise(const T* __restrict__ x, const T* __restrict__ mean, const T* __restrict__ inv_std,
-                          const T* __restrict__ gamma, const T* __restrict__ beta, T* __restrict__ y, long long x_pitch,
+template <typename S, bool RELU, typename T = Compute<S>>
+__global__ void normalise(const S* __restrict__ x, const T* __restrict__ mean, const T* __restrict__ inv_std,
+                          const T* __restrict__ gamma, const T* __restrict__ beta, S* __restrict__ y, long long x_pitch,
                           long long y_pitch, long long planes, int channels, int plane, int planes_per_block) {
     const long long first = (long long)blockIdx.x * planes_per_block;
     const long long last = first + planes_per_block < planes ? first + planes_per_block : planes;
     int n = int((first + threadIdx.y) / channels), c = int((first + threadIdx.y) % channels);
     for (long long p = first + threadIdx.y; p < last; p += blockDim.y) {
         const T about = mean[c], scale = gamma ? gamma[c] * inv_std[c] : inv_std[c], shift = beta ? beta[c] : T(0);
-        const T* from = x + n * x_pitch + (long long)c * plane;
-        T* to = y + n * y_pitch + (long long)c * plane;
+        const S* from = x + n * x_pitch + (long long)c * plane;
+        S* to = y + n * y_pitch + (long long)c * plane;
         STRIP_LOOP
         for (int i = threadIdx.x; i < plane; i += blockDim.x) {
             const T value = (from[i] - about) * scale + shift;
@@ -144,15 +146,15 @@ __global__ void normalise(const T* __restrict__ x, const T* __restrict__ mean, c
 }
 
 // chunk_grad, chunk_product (chunks, channels): a chunk's sums of g and of g * (x - mean).
-template <typename T, int LANES, bool RELU>
-__global__ void gradient_sums(const T* __restrict__ grad, const T* __restrict__ x, const T* __restrict__ y,
+template <typename S, int LANES, bool RELU, typename T = Compute<S>>
+__global__ void gradient_sums(const S* __restrict__ grad, const S* __restrict__ x, const S* __restrict__ y,
                               const T* __restrict__ mean, T* __restrict__ chunk_grad, T* __restrict__ chunk_product,
                               long long grad_pitch, long long x_pitch, long long y_pitch, int images, int channels, int plane, int images_per_chunk) {
     const Chunk chunk(images, channels, plane, images_per_chunk);
     const T about = mean[chunk.channel];
     T sum[LANES] = {}, product[LANES] = {};
     chunk.template each<LANES>([&](int lane, int n, long long at) {
-        const T g = RELU && !(y[n * y_pitch + at] > T(0)) ? T(0) : grad[n * grad_pitch + at];
+        const T g = RELU && !(T(y[n * y_pitch + at]) > T(0)) ? T(0) : T(grad[n * grad_pitch + at]);
         sum[lane] += g;
         product[lane] += g * (x[n * x_pitch + at] - about);
     });
@@ -180,10 +182,10 @@ __global__ void combine_gradients(const T* __restrict__ chunk_grad, const T* __r
 }
 
 // dx. In evaluation the statistics are constants: dx = gamma * inv_std * g, and x is not read.
-template <typename T, bool RELU, bool TRAINING>
-__global__ void gradient(const T* __restrict__ grad, const T* __restrict__ x, const T* __restrict__ y,
+template <typename S, bool RELU, bool TRAINING, typename T = Compute<S>>
+__global__ void gradient(const S* __restrict__ grad, const S* __restrict__ x, const S* __restrict__ y,
                          const T* __restrict__ mean, const T* __restrict__ inv_std, const T* __restrict__ gamma,
-                         const T* __restrict__ dgamma, const T* __restrict__ dbeta, T* __restrict__ dx, T count,
+                         const T* __restrict__ dgamma, const T* __restrict__ dbeta, S* __restrict__ dx, T count,
                          long long grad_pitch, long long x_pitch, long long y_pitch, long long planes, int channels, int plane, int planes_per_block) {
     const long long first = (long long)blockIdx.x * planes_per_block;
     const long long last = first + planes_per_block < planes ? first + planes_per_block : planes;
@@ -192,12 +194,12 @@ __global__ void gradient(const T* __restrict__ grad, const T* __restrict__ x, co
         const T scale = gamma ? gamma[c] * inv_std[c] : inv_std[c];
         const T about = mean[c], shift = dbeta[c] / count, slope = dgamma[c] * inv_std[c] / count;
         const long long channel = (long long)c * plane;
-        const T *grad_row = grad + n * grad_pitch + channel, *x_row = x + n * x_pitch + channel;
-        const T* y_row = y + n * y_pitch + channel;
-        T* dx_row = dx + p * plane;
+        const S *grad_row = grad + n * grad_pitch + channel, *x_row = x + n * x_pitch + channel;
+        const S* y_row = y + n * y_pitch + channel;
+        S* dx_row = dx + p * plane;
         STRIP_LOOP
         for (int i = threadIdx.x; i < plane; i += blockDim.x) {
-            const T g = RELU && !(y_row[i] > T(0)) ? T(0) : grad_row[i];
+            const T g = RELU && !(T(y_row[i]) > T(0)) ? T(0) : T(grad_row[i]);
             dx_row[i] = TRAINING ? scale * (g - shift - (x_row[i] - about) * slope) : scale * g;
         }
         step(n, c, channels);

@@ -3,7 +3,8 @@
     y = gamma * (x - mean) / sqrt(variance + eps) + beta,   then max(y, 0) with relu=True
 
 x is (N, C) or (N, C, H, W); gamma, beta, mean, variance are (C,). x, y and gradients may be some channels of wider
-arrays, `wide[:, 3:5]`: they are read and written in place. Training normalises by the batch's own mean and
+arrays, `wide[:, 3:5]`: they are read and written in place. Where x is float16 or bfloat16, so are y and gradients to
+x, while all that is (C,) is float32. Training normalises by the batch's own mean and
 biased variance; evaluation by the running ones. [Ioffe and Szegedy 2015, algorithm 1]
 """
 
@@ -14,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cupynn.device import Array, xp_of
+from cupynn.device import Array, compute_dtype, is_floating, wide, xp_of
 from cupynn.kernels import runtime
 from cupynn.kernels.images import span, whole, with_whole_images
 
@@ -41,9 +42,9 @@ def forward_train(
         raise ValueError(
             f"batch_norm: training needs more than one value per channel, N * H * W > 1; x has shape {x.shape}"
         )
-    if not runtime.compiled_for(x, gamma, beta):
-        y, *rest = reference_forward_train(x, gamma, beta, eps, relu)
-        return _into(out, y), *rest
+    if not runtime.compiled_for(x, gamma, beta, narrow=True):
+        y, *rest = reference_forward_train(wide(x), gamma, beta, eps, relu)
+        return _into(out, y, x), *rest
     mean, variance, inv_std = statistics(x, eps)
     x = with_whole_images(x)
     return _normalise(x, mean, inv_std, gamma, beta, relu, _launch_of(x), out), mean, variance, inv_std
@@ -53,7 +54,7 @@ def statistics(x: Array, eps: float) -> tuple[Array, Array, Array]:
     """(mean, biased variance, 1 / sqrt(variance + eps)) of every channel of x, each (C,), by compiled kernels."""
     xp, t, launch = xp_of(x), runtime.ctype(x), _launch_of(x)
     x = with_whole_images(x)
-    chunk_mean, chunk_squares = xp.empty((2, launch.chunks, x.shape[1]), x.dtype)
+    chunk_mean, chunk_squares = xp.empty((2, launch.chunks, x.shape[1]), compute_dtype(x.dtype))
     runtime.launch(
         "batch_norm",
         f"statistics<{t}, {launch.lanes}>",
@@ -62,10 +63,10 @@ def statistics(x: Array, eps: float) -> tuple[Array, Array, Array]:
         (span(x)[0], chunk_mean, chunk_squares, span(x)[1], *launch.chunk_sizes),
         outputs=(chunk_mean, chunk_squares),
     )
-    mean, variance, inv_std = xp.empty((3, x.shape[1]), x.dtype)
+    mean, variance, inv_std = xp.empty((3, x.shape[1]), chunk_mean.dtype)
     runtime.launch(
         "batch_norm",
-        f"combine_statistics<{t}>",
+        f"combine_statistics<{runtime.ctype(mean)}>",
         *launch.per_channel,
         (chunk_mean, chunk_squares, mean, variance, inv_std, runtime.scalar(x.dtype, eps), *launch.chunk_sizes),
         outputs=(mean, variance, inv_std),
@@ -86,8 +87,8 @@ def forward_eval(
     """Normalise by the running statistics: y, of x's shape; it is `out`, if given."""
     _check(x, gamma=gamma, beta=beta, running_mean=running_mean, running_var=running_var)
     _check_out(out, x)
-    if x.size == 0 or not runtime.compiled_for(x, gamma, beta, running_mean, running_var):
-        return _into(out, reference_forward_eval(x, gamma, beta, running_mean, running_var, eps, relu))
+    if x.size == 0 or not runtime.compiled_for(x, gamma, beta, running_mean, running_var, narrow=True):
+        return _into(out, reference_forward_eval(wide(x), gamma, beta, running_mean, running_var, eps, relu), x)
     x = with_whole_images(x)
     return _normalise(x, running_mean, _inv_std(running_var, eps), gamma, beta, relu, _launch_of(x), out)
 
@@ -103,8 +104,9 @@ def backward_train(
     """
     _check(x, gamma=gamma, mean=mean, inv_std=inv_std)
     _check_grad(grad, x, y, relu)
-    if x.size == 0 or not runtime.compiled_for(grad, x, y, gamma, mean, inv_std):
-        return reference_backward_train(grad, x, y, gamma, mean, inv_std, relu)
+    if x.size == 0 or not runtime.compiled_for(grad, x, y, gamma, mean, inv_std, narrow=True):
+        dx, *sums = reference_backward_train(wide(grad), wide(x), y, gamma, mean, inv_std, relu)
+        return dx.astype(x.dtype, copy=False), *sums
     return _backward(grad, x, y, gamma, mean, inv_std, relu, training=True)
 
 
@@ -121,8 +123,9 @@ def backward_eval(
     """(dx, dgamma, dbeta) of `forward_eval`: as in training, but the statistics do not depend on x."""
     _check(x, gamma=gamma, running_mean=running_mean, running_var=running_var)
     _check_grad(grad, x, y, relu)
-    if x.size == 0 or not runtime.compiled_for(grad, x, y, gamma, running_mean, running_var):
-        return reference_backward_eval(grad, x, y, gamma, running_mean, running_var, eps, relu)
+    if x.size == 0 or not runtime.compiled_for(grad, x, y, gamma, running_mean, running_var, narrow=True):
+        dx, *sums = reference_backward_eval(wide(grad), wide(x), y, gamma, running_mean, running_var, eps, relu)
+        return dx.astype(x.dtype, copy=False), *sums
     return _backward(grad, x, y, gamma, running_mean, _inv_std(running_var, eps), relu, training=False)
 
 
@@ -175,11 +178,10 @@ def instantiations() -> list[str]:
     flags, lanes = ("false", "true"), GPU["lanes"]
     return [
         expression
-        for t in ("float", "double")
+        for t in ("float", "double", "Half", "BFloat16")
         for expression in (
             f"statistics<{t}, {lanes}>",
-            f"combine_statistics<{t}>",
-            f"combine_gradients<{t}>",
+            *([f"combine_statistics<{t}>", f"combine_gradients<{t}>"] if t in ("float", "double") else []),
             *(f"normalise<{t}, {relu}>" for relu in flags),
             *(f"gradient_sums<{t}, {lanes}, {relu}>" for relu in flags),
             *(f"gradient<{t}, {relu}, {training}>" for relu in flags for training in flags),
@@ -243,7 +245,7 @@ def _backward(grad, x, y, gamma, mean, inv_std, relu, training):
     images = [None if image is None else with_whole_images(image) for image in (grad, x, y if relu else None)]
     (grad, x, y), pitches = zip(*map(span, images), strict=True)
     channels = dx.shape[1]
-    chunk_grad, chunk_product = xp.empty((2, launch.chunks, channels), x.dtype)
+    chunk_grad, chunk_product = xp.empty((2, launch.chunks, channels), mean.dtype)
     runtime.launch(
         "batch_norm",
         f"gradient_sums<{t}, {launch.lanes}, {_cpp(relu)}>",
@@ -252,10 +254,10 @@ def _backward(grad, x, y, gamma, mean, inv_std, relu, training):
         (grad, x, y, mean, chunk_grad, chunk_product, *pitches, *launch.chunk_sizes),
         outputs=(chunk_grad, chunk_product),
     )
-    dgamma, dbeta = xp.empty((2, channels), x.dtype)
+    dgamma, dbeta = xp.empty((2, channels), mean.dtype)
     runtime.launch(
         "batch_norm",
-        f"combine_gradients<{t}>",
+        f"combine_gradients<{runtime.ctype(mean)}>",
         *launch.per_channel,
         (chunk_grad, chunk_product, inv_std, dgamma, dbeta, launch.chunks, channels),
         outputs=(dgamma, dbeta),
@@ -271,9 +273,9 @@ def _backward(grad, x, y, gamma, mean, inv_std, relu, training):
     return dx, dgamma, dbeta
 
 
-def _into(out, y):
+def _into(out, y, x):
     if out is None:
-        return y
+        return y.astype(x.dtype, copy=False)
     out[...] = y
     return out
 
@@ -319,8 +321,8 @@ def _sums(grad, x, y, mean, inv_std, relu):
 
 
 def _check(x, **per_channel):
-    if x.dtype not in ("float32", "float64"):
-        raise TypeError(f"batch_norm: x must be float32 or float64; it is {x.dtype}")
+    if not is_floating(x.dtype):
+        raise TypeError(f"batch_norm: x must be float16, bfloat16, float32 or float64; it is {x.dtype}")
     if x.ndim not in (2, 4):
         raise ValueError(f"batch_norm: x must have shape (N, C) or (N, C, H, W); it has shape {x.shape}")
     for name, values in per_channel.items():
@@ -331,8 +333,9 @@ def _check(x, **per_channel):
                 f"batch_norm: {name} must have shape (C,) = ({x.shape[1]},) for x of shape {x.shape}; "
                 f"it has shape {values.shape}"
             )
-        if values.dtype != x.dtype:
-            raise TypeError(f"batch_norm: {name} must be {x.dtype} as x is; it is {values.dtype}")
+        if values.dtype != compute_dtype(x.dtype):
+            wanted = compute_dtype(x.dtype)
+            raise TypeError(f"batch_norm: {name} must be {wanted} where x is {x.dtype}; it is {values.dtype}")
 
 
 def _check_out(out, x):

@@ -26,6 +26,8 @@
 // `weight_gradient` stages x and g alike. A thread keeps the strips of CHANNELS x TAPS sums in registers over all staged
 // images, and adds up their lanes once, at the end.
 //
+// S is the type of x, y and grad; tiles, weights, bias, sums and dw have type T = Compute<S>.
+//
 // Floor: read x and w once, write y once; N O OH OW C/groups KH KW multiply-adds.
 
 #include "lines.cuh"
@@ -95,8 +97,8 @@ __global__ void pack(const T* __restrict__ w, T* __restrict__ packed, const int*
 
 // Stage channels [channel0, channel0 + channels) of `interleave` images, from row `row0` of the padded image on; zeros
 // where the image ends, and from channel `channel_end` on. Threads share the rows in teams of up to 32 neighbours.
-template <typename T, int LANES>
-__device__ void stage(const T* __restrict__ x, long long image_pitch, T* __restrict__ tile, const Tile& t, int image0,
+template <typename T, int LANES, typename S>
+__device__ void stage(const S* __restrict__ x, long long image_pitch, T* __restrict__ tile, const Tile& t, int image0,
                       int channel0, int channels, int channel_end, int row0) {
   const int team = at_most(blockDim.x, 32), member = threadIdx.x % team, teams = blockDim.x / team;
   const int remainders = t.row_pitch / t.column_pitch, columns = t.column_pitch / t.interleave;
@@ -111,7 +113,7 @@ __device__ void stage(const T* __restrict__ x, long long image_pitch, T* __restr
       if (c >= channels) break;
       const int y = row0 + row - t.pad_y;
       const bool inside = y >= 0 && y < t.height && channel0 + c < channel_end;
-      const T* from = x + image0 * image_pitch + ((long long)(channel0 + c) * t.height + y) * t.width + first;
+      const S* from = x + image0 * image_pitch + ((long long)(channel0 + c) * t.height + y) * t.width + first;
       T* to = tile + (c * t.rows + row) * t.row_pitch + remainder * t.column_pitch;
       const int present = t.images - image0, begin = inside && present > 0 ? low : 0, end = inside && present > 0 ? high : 0;
       switch (t.interleave) {
@@ -131,8 +133,8 @@ __device__ void stage(const T* __restrict__ x, long long image_pitch, T* __restr
 
 // What `put` does where a strip's lanes do not go to neighbouring elements. Not inlined: it is called for every strip of a
 // thread, and the compiler would take a quarter of a minute.
-template <typename T, int LANES>
-__noinline__ __device__ void put_lanes(const T* __restrict__ lanes, T* __restrict__ to, int interleave, int step, int images,
+template <typename T, int LANES, typename S>
+__noinline__ __device__ void put_lanes(const T* __restrict__ lanes, S* __restrict__ to, int interleave, int step, int images,
                                        int columns, long long image_pitch, bool add) {
   switch (interleave) {
 #define CASE(IMAGES) \
@@ -144,8 +146,8 @@ __noinline__ __device__ void put_lanes(const T* __restrict__ lanes, T* __restric
 
 // Write one strip of outputs, or add it to what is there. `to` is where its first column of its first image lies; lane l
 // is column l / interleave of image l % interleave.
-template <typename T, int LANES>
-__device__ void put(const Strip<T, LANES> strip, T* __restrict__ to, int interleave, int step, int images, int columns,
+template <typename T, int LANES, typename S>
+__device__ void put(const Strip<T, LANES> strip, S* __restrict__ to, int interleave, int step, int images, int columns,
                     long long image_pitch, bool add) {
   if (columns == LANES && step == 1) return (add ? strip + Strip<T, LANES>::load(to) : strip).store(to);
   T lanes[LANES];
@@ -156,9 +158,9 @@ __device__ void put(const Strip<T, LANES> strip, T* __restrict__ to, int interle
 
 // One block: the rows of one band of `stack` image groups, all channels of one group, all phases.
 // Grid (stacks of image groups x bands, groups). `accumulate`: y is added to.
-template <typename T, int LANES, int STRIPS, int CHANNELS>
-__global__ void convolve(const T* __restrict__ x, const T* __restrict__ weights, const T* __restrict__ bias,
-                         T* __restrict__ y, const int* __restrict__ plan, long long x_pitch, long long y_pitch,
+template <typename S, int LANES, int STRIPS, int CHANNELS, typename T = Compute<S>>
+__global__ void convolve(const S* __restrict__ x, const T* __restrict__ weights, const T* __restrict__ bias,
+                         S* __restrict__ y, const int* __restrict__ plan, long long x_pitch, long long y_pitch,
                          bool accumulate) {
   extern __shared__ unsigned char shared_memory[];
   T* tile = register_pointer((T*)shared_memory);
@@ -229,7 +231,7 @@ __global__ void convolve(const T* __restrict__ x, const T* __restrict__ weights,
           const int images = at_most(p.input.interleave, p.input.images - image);
           if (images <= 0) continue;  // the last stack may be short
           const int first_column = column[k] >> interleave_bits;
-          T* to = y + image * y_pitch + first_channel * plane_out + (phase.first_y + line) * p.out_width + phase.first_x +
+          S* to = y + image * y_pitch + first_channel * plane_out + (phase.first_y + line) * p.out_width + phase.first_x +
                   first_column * p.write_step_x;
           const int columns = at_most(LANES >> interleave_bits, phase.columns - first_column);
           CUPYNN_UNROLL for (int o = 0; o < CHANNELS; o++)
@@ -288,8 +290,8 @@ __device__ void correlate_taps(int number, Rest... rest) {
 
 // partial[block]: dw (o, c, tap), then dbias (o), summed over the image groups and bands of one block; `reduce` adds the
 // blocks up, in their order. Grid (blocks, groups x input chunks x output chunks).
-template <typename T, int LANES, int CHANNELS, int TAPS>
-__global__ void weight_gradient(const T* __restrict__ x, const T* __restrict__ grad, T* __restrict__ partial,
+template <typename S, int LANES, int CHANNELS, int TAPS, typename T = Compute<S>>
+__global__ void weight_gradient(const S* __restrict__ x, const S* __restrict__ grad, T* __restrict__ partial,
                                 const int* __restrict__ plan, long long x_pitch, long long grad_pitch) {
   extern __shared__ unsigned char shared_memory[];
   const Plan& p = *(const Plan*)plan;

@@ -3,7 +3,8 @@
     y[n,o,p,q] = bias[o] + sum_{c,i,j} w[o,c,i,j] x[n, c, p*stride + i*dilation - pad, q*stride + j*dilation - pad]
 
 x (N, C, H, W), w (O, C/groups, KH, KW), bias (O), y (N, O, OH, OW); zeros outside x. Output channel o reads the
-input channels of its own group, o // (O/groups).
+input channels of its own group, o // (O/groups). Where x is float16 or bfloat16, so are y and gradients to x, while
+w, bias and their gradients are float32.
 
 Four methods compute it: `conv_direct.py` (`conv.cu`, nothing is unfolded), `conv_columns.py` (im2col and a matrix
 product), `conv_depthwise.py` (one channel per group) and `winograd.py` (3x3 at stride 1, with fewer multiplications).
@@ -19,7 +20,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from cupynn.device import Array, xp_of
+from cupynn.device import Array, compute_dtype, is_floating, wide, xp_of
 from cupynn.kernels import conv_columns, conv_depthwise, conv_direct, runtime, winograd
 from cupynn.kernels.conv_plan import target
 from cupynn.kernels.im2col import Pair, output_size, reference_col2im, reference_im2col
@@ -110,9 +111,9 @@ def forward(
     g = geometry(x.shape, w.shape, stride, padding, dilation, groups)
     _check(x, w, bias, g)
     _check_target("out", out, g.output_shape, x)
-    if not g.n or not runtime.compiled_for(x, w, bias):
-        y = reference_forward(x, w, bias, stride, padding, dilation, groups)
-        return y if out is None else _assign(out, y)
+    if not g.n or not runtime.compiled_for(x, w, bias, narrow=True):
+        y = reference_forward(wide(x), w, bias, stride, padding, dilation, groups)
+        return y.astype(x.dtype, copy=False) if out is None else _assign(out, y)
     contiguous = xp_of(x).ascontiguousarray
     x, w, bias = with_whole_images(x), contiguous(w), None if bias is None else contiguous(bias)
     return _run("forward", g, x, lambda method, out: method.forward(x, w, bias, g, out), out)
@@ -140,9 +141,11 @@ def backward(
             f"conv2d backward: grad must be {x.dtype} of shape {g.output_shape}; got {grad.dtype} of shape {grad.shape}"
         )
     _check_target("add_to", add_to, x.shape, x)
-    if not g.n or not runtime.compiled_for(grad, x, w):
-        dx, dw, dbias = reference_backward(grad, x, w, stride, padding, dilation, groups, needs)
-        return dx if add_to is None or dx is None else _assign(add_to, add_to + dx), dw, dbias
+    if not g.n or not runtime.compiled_for(grad, x, w, narrow=True):
+        dx, dw, dbias = reference_backward(wide(grad), wide(x), w, stride, padding, dilation, groups, needs)
+        if dx is not None:
+            dx = dx.astype(x.dtype, copy=False) if add_to is None else _assign(add_to, add_to + dx)
+        return dx, dw, dbias
     grad, x, w = with_whole_images(grad), with_whole_images(x), xp_of(x).ascontiguousarray(w)
     dx = dw = dbias = None
     if needs[0]:
@@ -154,7 +157,7 @@ def backward(
     if not needs[2]:
         dbias = None
     elif dbias is None:
-        dbias = grad.sum(axis=(0, 2, 3))
+        dbias = grad.sum(axis=(0, 2, 3), dtype=w.dtype)
     return dx, dw, dbias
 
 
@@ -163,7 +166,7 @@ choices: dict[tuple[str, Geometry, str, bool], str] = {}
 """Which method each pass of each shape has used in this process: (pass, geometry, dtype, on a GPU) -> name."""
 
 
-def method(g: Geometry, gpu: bool = False, which: str = "forward") -> str:
+def method(g: Geometry, gpu: bool = False, which: str = "forward", itemsize: int = 4) -> str:
     """The name of the method that pass `which` of geometry `g` uses where nothing is measured and its tiles fit."""
     if g.c_group == 1 and g.groups > 1:
         return "depthwise"
@@ -171,7 +174,7 @@ def method(g: Geometry, gpu: bool = False, which: str = "forward") -> str:
         return "direct"  # too little to multiply for the columns to be worth writing
     if gpu:
         return "im2col"
-    if winograd.takes(g) and _winograd_wins(g, which):
+    if itemsize > 2 and winograd.takes(g) and _winograd_wins(g, which):
         return "winograd"
     weights = g.o * g.c_group * g.kernel[0] * g.kernel[1]
     # A 1x1 kernel has little to gather, and with few outputs packing the weights takes longer than using them.
@@ -197,24 +200,29 @@ def methods(g: Geometry, x: Array) -> list[str]:
         names.append("direct")
     if g.c_group == 1 and g.groups > 1 and conv_depthwise.fits(g, x):
         names.append("depthwise")
-    if winograd.takes(g):
+    if winograd.takes(g) and x.dtype.itemsize > 2:
         names.append("winograd")
     return names
 
 
 def _run(which: str, g: Geometry, x: Array, compute: Callable, target: Array | None = None) -> Any:
     """compute(method, target) by the method chosen for this pass and shape; while methods are timed, without target."""
-    key = which, g, x.dtype.char, runtime.is_gpu(x)
+    key = which, g, dtype_key(x), runtime.is_gpu(x)
     name = choices.get(key)
     if name is None:
         possible = methods(g, x)
         if os.environ.get("CUPYNN_TUNE") == "1":
             name = min(possible, key=lambda name: _seconds(lambda: compute(METHODS[name], None), x))
         else:
-            wanted = method(g, runtime.is_gpu(x), which), "direct", "im2col"
+            wanted = method(g, runtime.is_gpu(x), which, x.dtype.itemsize), "direct", "im2col"
             name = next(name for name in wanted if name in possible)
         choices[key] = name
     return compute(METHODS[name], target)
+
+
+def dtype_key(x: Array) -> str:
+    """The dtype in the keys of `choices`: a letter, which is shared by types that are not NumPy's own."""
+    return x.dtype.char if x.dtype.kind == "f" else x.dtype.name
 
 
 def _seconds(call: Callable, x: Array) -> float:
@@ -246,16 +254,20 @@ def _check_target(name: str, array: Array | None, shape: tuple[int, ...], x: Arr
 
 def _check(x: Array, w: Array, bias: Array | None, g: Geometry) -> None:
     """Raise TypeError or ValueError unless the arrays' dtypes agree and bias is (O,)."""
-    if x.dtype != w.dtype or x.dtype.kind != "f" or (bias is not None and bias.dtype != x.dtype):
+    wanted = compute_dtype(x.dtype)
+    if w.dtype != wanted or not is_floating(x.dtype) or (bias is not None and bias.dtype != wanted):
         given = ", ".join(str(a.dtype) for a in (x, w, bias) if a is not None)
-        raise TypeError(f"conv2d: x, weight and bias must share one floating-point dtype; got {given}")
+        raise TypeError(
+            f"conv2d: x, weight and bias must share one floating-point dtype; got {given} "
+            "(where x is float16 or bfloat16, weight and bias are float32)"
+        )
     if bias is not None and bias.shape != (g.o,):
         raise ValueError(f"conv2d: bias must have shape ({g.o},), one per output channel; got {bias.shape}")
 
 
 def instantiations() -> list[str]:
     """Every kernel of `conv.cu` that is launched on a GPU."""
-    sizes = {"float": 4, "double": 8}
+    sizes = {"float": 4, "double": 8, "Half": 4, "BFloat16": 4}  # bytes of what is computed with
     return [name for T, size in sizes.items() for name in conv_direct.instantiations(target(16, size, True, 128), T)]
 
 

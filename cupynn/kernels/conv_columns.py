@@ -3,6 +3,7 @@
     y[n] = w (O, K) @ columns[n] (K, P)        K = C/groups * KH * KW, P = OH * OW
     dcolumns[n] = w^T @ grad[n]                dw = sum_n grad[n] @ columns[n]^T
 
+float16 and bfloat16 images are multiplied as float32, tile by tile, and rounded once.
 A 1x1 kernel at stride 1 without padding has the image itself as its columns. The products are BLAS on the CPU and
 cuBLAS on a GPU.
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from cupynn.device import Array, xp_of
+from cupynn.device import Array, compute_dtype, wide, xp_of
 from cupynn.kernels import runtime
 from cupynn.kernels.im2col import col2im, im2col
 
@@ -25,9 +26,10 @@ def forward(x: Array, w: Array, bias: Array | None, g, out: Array | None = None)
     weights = w.reshape(g.groups, g.o_group, -1)
     for images, row0, rows in _tiles(g, x):
         part = y[images, :, :, row0 * g.ow : (row0 + rows) * g.ow]
-        part[...] = weights @ _columns(x[images], g, row0, rows)
+        product = weights @ _columns(x[images], g, row0, rows)
         if bias is not None:
-            part += bias.reshape(g.groups, g.o_group, 1)
+            product += bias.reshape(g.groups, g.o_group, 1)
+        part[...] = product
     return out
 
 
@@ -37,21 +39,22 @@ def input_gradient(grad: Array, w: Array, g, add_to: Array | None = None) -> Arr
     shape = (g.n, g.c, g.h, g.w)
     transposed = w.reshape(g.groups, g.o_group, -1).swapaxes(1, 2)
     rows_of_grad = grad.reshape(g.n, g.groups, g.o_group, g.oh * g.ow)
-    if g.pointwise and add_to is None:
+    if g.pointwise and add_to is None and grad.dtype == w.dtype:
         return (transposed @ rows_of_grad).reshape(shape)
     if g.pointwise:
+        dx = xp.zeros(shape, grad.dtype) if add_to is None else add_to
         for images, _, _ in _tiles(g, grad):
-            part = add_to[images]
-            part += (transposed @ rows_of_grad[images]).reshape(part.shape)
-        return add_to
-    dx = xp.zeros(shape, grad.dtype)
+            part = dx[images]
+            part += (transposed @ wide(rows_of_grad[images])).reshape(part.shape)
+        return dx
+    dx = xp.zeros(shape, w.dtype)
     for images, row0, rows in _tiles(g, grad):
-        columns = transposed @ rows_of_grad[images, :, :, row0 * g.ow : (row0 + rows) * g.ow]
+        columns = transposed @ wide(rows_of_grad[images, :, :, row0 * g.ow : (row0 + rows) * g.ow])
         columns = columns.reshape(columns.shape[0], -1, rows * g.ow)
         part = dx[images]
         col2im(columns, part.shape, g.kernel, g.stride, g.padding, g.dilation, row0, part)
     if add_to is None:
-        return dx
+        return dx.astype(grad.dtype, copy=False)
     add_to += dx
     return add_to
 
@@ -66,7 +69,7 @@ def weight_gradient(grad: Array, x: Array, w: Array, g) -> Array:
     )  # measured: from here on the copies cost more than the calls
     for images, row0, rows in _tiles(g, x):
         columns = _columns(x[images], g, row0, rows)
-        part = rows_of_grad[images, :, :, row0 * g.ow : (row0 + rows) * g.ow]
+        part = wide(rows_of_grad[images, :, :, row0 * g.ow : (row0 + rows) * g.ow])
         for group in range(g.groups):
             if one_by_one:
                 for grad_image, column_image in zip(part[:, group], columns[:, group], strict=True):
@@ -79,7 +82,7 @@ def weight_gradient(grad: Array, x: Array, w: Array, g) -> Array:
 def _tiles(g, like: Array) -> Iterator[tuple[slice, int, int]]:
     """Images, first row and number of rows of windows whose columns are held at once."""
     budget = TILE_BYTES["gpu" if runtime.is_gpu(like) else "cpu"]
-    row_bytes = g.c * g.kernel[0] * g.kernel[1] * g.ow * like.dtype.itemsize
+    row_bytes = g.c * g.kernel[0] * g.kernel[1] * g.ow * compute_dtype(like.dtype).itemsize
     images = max(1, budget // (row_bytes * g.oh))
     rows = g.oh if g.pointwise else min(g.oh, max(1, budget // row_bytes))
     for n in range(0, g.n, images):
@@ -89,6 +92,6 @@ def _tiles(g, like: Array) -> Iterator[tuple[slice, int, int]]:
 
 def _columns(x: Array, g, row0: int, rows: int) -> Array:
     if g.pointwise:
-        return x.reshape(x.shape[0], g.groups, -1, g.oh * g.ow)
+        return wide(x).reshape(x.shape[0], g.groups, -1, g.oh * g.ow)
     columns = im2col(x, g.kernel, g.stride, g.padding, g.dilation, row0, rows)
     return columns.reshape(x.shape[0], g.groups, -1, rows * g.ow)

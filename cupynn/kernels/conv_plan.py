@@ -98,6 +98,7 @@ class Plan(NamedTuple):
     chunks: int  # the grid's second axis
     channel_tiles: int  # of one group
     packed: int  # elements of the packed weights
+    whole: bool  # whether a tile has all input channels
 
 
 # What writing one strip costs, in multiply-adds of a strip: whole, cut short, and scattered over 2, 4, ... images.
@@ -193,7 +194,15 @@ def make_plan(r: Reading, t: Target, itemsize: int, gradient: bool, device: int 
     for tap, (y, x) in [pair for p in r.phases for pair in zip(p.taps, p.shifts, strict=True)]:
         row, shift = y - low[0], x - low[1]
         data += [row * row_pitch + shift % step_x * column_pitch + shift // step_x * side, row, tap]
-    return Plan(on_device(device, np.array(data, np.int32)), shared, blocks, chunks, channel_tiles, first_weight)
+    return Plan(
+        on_device(device, np.array(data, np.int32)),
+        shared,
+        blocks,
+        chunks,
+        channel_tiles,
+        first_weight,
+        in_chunk >= r.in_channels,
+    )
 
 
 def on_device(device: int | None, array: np.ndarray) -> Array:

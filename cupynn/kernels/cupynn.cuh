@@ -28,12 +28,64 @@
 #define STRIP_SUM(s) CUPYNN_PRAGMA(omp simd reduction(+ : s))
 #endif
 
+// Numbers of 16 bits, as arrays hold them: a kernel reads them into float, computes there, and rounds to nearest even
+// when it writes. Half is IEEE 754's binary16, BFloat16 the upper half of a float.
+// On the CPU both are bit arithmetic, which compilers turn into vector code; g++ 12 converts _Float16 one at a time.
+#define CUPYNN_STORAGE_TYPES
+struct Half {
+    unsigned short bits;
+
+    Half() = default;
+    __device__ __forceinline__ Half(float value) {
+#ifdef CUPYNN_GPU
+        asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(value));
+#else
+        const unsigned all = __float_as_uint(value), size = all & 0x7fffffffu;
+        // A power of two is added that pushes out the digits to be rounded off; too large a value became infinite.
+        const float scaled = __uint_as_float(size) * 0x1p112f * 0x1p-110f;
+        unsigned exponent = size & 0x7f800000u;
+        exponent = exponent < 0x38800000u ? 0x38800000u : exponent;
+        const unsigned rounded = __float_as_uint(__uint_as_float(exponent + 0x07800000u) + scaled);
+        const unsigned number = (rounded >> 13 & 0x7c00u) + (rounded & 0x0fffu);
+        bits = (unsigned short)((all >> 16 & 0x8000u) | (size > 0x7f800000u ? 0x7e00u : number));
+#endif
+    }
+    __device__ __forceinline__ operator float() const {
+#ifdef CUPYNN_GPU
+        float value;
+        asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(bits));
+        return value;
+#else
+        const unsigned size = (bits & 0x7fffu) << 13, special = size >= 0x0f800000u ? 0x7f800000u : 0u;
+        const unsigned number = __float_as_uint(__uint_as_float(size) * 0x1p112f);  // exact, subnormal numbers included
+        return __uint_as_float((bits & 0x8000u) << 16 | special | number);
+#endif
+    }
+};
+struct BFloat16 {
+    unsigned short bits;
+
+    BFloat16() = default;
+    __device__ __forceinline__ BFloat16(float value) {
+        const unsigned all = __float_as_uint(value), rounded = (all + 0x7fffu + (all >> 16 & 1u)) >> 16;
+        bits = (unsigned short)((all & 0x7fffffffu) > 0x7f800000u ? all >> 16 | 0x40u : rounded);  // a NaN stays one
+    }
+    __device__ __forceinline__ operator float() const { return __uint_as_float((unsigned)bits << 16); }
+};
+
+// The type in which numbers of storage type S are computed with, and in which parameters and sums are held.
+template <typename S> struct ComputeType { using type = S; };
+template <> struct ComputeType<Half> { using type = float; };
+template <> struct ComputeType<BFloat16> { using type = float; };
+template <typename S> using Compute = typename ComputeType<S>::type;
+
 // N neighbouring elements (a power of two) that stay in registers: N scalar registers on the GPU, one or a few vector
 // registers on the CPU. Addresses need only be aligned to T. Arithmetic is element by element:
 //     using S = Strip<T, 16>;
 //     S sum = S::broadcast(bias);
 //     sum = fma(S::load(x + i), w, sum);  // w: a Strip or a T
 //     sum.store(y + i);
+// load and store also take an array of another type, such as Half, whose elements they convert.
 template <typename T, int N> struct Strip {
     static_assert(N > 0 && (N & (N - 1)) == 0, "a strip's length is a power of two");
 #if defined(CUPYNN_CPU) && !defined(CUPYNN_CHECKED)
@@ -55,6 +107,12 @@ template <typename T, int N> struct Strip {
         for (int i = 0; i < PARTS; ++i) strip.part[i] = *reinterpret_cast<const Unaligned*>(address + i * LANES);
         return strip;
     }
+    template <typename S> static __device__ __forceinline__ Strip load(const S* address) {
+        T lanes[N];
+        STRIP_LOOP
+        for (int i = 0; i < N; ++i) lanes[i] = address[i];
+        return load(lanes);
+    }
     static __device__ __forceinline__ Strip broadcast(T value) {
         Strip strip;
         CUPYNN_UNROLL
@@ -64,6 +122,12 @@ template <typename T, int N> struct Strip {
     __device__ __forceinline__ void store(T* address) const {
         CUPYNN_UNROLL
         for (int i = 0; i < PARTS; ++i) *reinterpret_cast<Unaligned*>(address + i * LANES) = part[i];
+    }
+    template <typename S> __device__ __forceinline__ void store(S* address) const {
+        T lanes[N];
+        store(lanes);
+        STRIP_LOOP
+        for (int i = 0; i < N; ++i) address[i] = lanes[i];
     }
     __device__ __forceinline__ T operator[](int i) const {
         return reinterpret_cast<const T*>(part)[i];

@@ -3,7 +3,7 @@
 //   columns[n, (c, i, j), (p, q)] = image[n, c, (row0 + p)*s + i*d - pad, q*s + j*d - pad]      p < rows, q < OW
 //   image[n, c, y, x]            += the columns' entries that were taken from there
 //
-// image (N, C, H, W), columns (N, C KH KW, rows OW), for images N0 to N0 + N - 1 and window rows row0 to row0 + rows - 1.
+// image (N, C, H, W), which im2col may convert from another type; columns (N, C KH KW, rows OW), for images N0 to N0 + N - 1 and window rows row0 to row0 + rows - 1.
 //
 // One block: one channel of one image, so grid (N C). Threads work in teams of up to 32 on lines of windows (im2col), or
 // share the pixels that one tap reaches (col2im): within a tap no two windows meet the same pixel, so a barrier between taps
@@ -26,11 +26,11 @@ __device__ Inside inside(int shift, int step, int size, int count) {
   return {low, at_least(low, at_most(divide_up(size - shift, step), count))};
 }
 
-template <typename T, int LANES>
-__global__ void im2col(const T* __restrict__ image, T* __restrict__ columns, const int* __restrict__ window, int row0,
+template <typename S, int LANES, typename T = Compute<S>>
+__global__ void im2col(const S* __restrict__ image, T* __restrict__ columns, const int* __restrict__ window, int row0,
                        int rows) {
   const Window& f = *(const Window*)window;
-  const T* plane = image + (long long)blockIdx.x * f.h * f.w;
+  const S* plane = image + (long long)blockIdx.x * f.h * f.w;
   T* to = columns + ((long long)blockIdx.x * f.kh * f.kw * rows + threadIdx.x / 32) * f.out_w;
   const int team = at_most(blockDim.x, 32), member = threadIdx.x % team, teams = blockDim.x / team;
   int p = threadIdx.x / team;

@@ -3,6 +3,7 @@
     columns[n, (c, i, j), (y, x)] = image[n, c, y*stride + i*dilation - padding, x*stride + j*dilation - padding]
 
 with zeros outside the image. `col2im` is its transpose: it adds every column's entry back to the pixel it came from.
+Columns of a float16 or bfloat16 image are float32, as a product with float32 weights wants them.
 Shapes: image (N, C, H, W), columns (N, C*KH*KW, OH*OW), the layout in which `weight @ columns` is a convolution.
 """
 
@@ -12,7 +13,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from cupynn.device import Array, xp_of
+from cupynn.device import Array, compute_dtype, wide, xp_of
 from cupynn.kernels import runtime
 from cupynn.kernels.conv_plan import on_device
 
@@ -30,16 +31,16 @@ def im2col(image: Array, kernel_size: Pair, stride: Pair, padding: Pair, dilatio
     oh = output_size(h, kernel_size[0], stride[0], padding[0], dilation[0])
     ow = output_size(w, kernel_size[1], stride[1], padding[1], dilation[1])
     rows = oh - row0 if rows is None else rows
-    if not n or not runtime.compiled_for(image):
-        columns = reference_im2col(image, kernel_size, stride, padding, dilation)
+    if not n or not runtime.compiled_for(image, narrow=True):
+        columns = reference_im2col(wide(image), kernel_size, stride, padding, dilation)
         return columns[:, :, row0 * ow : (row0 + rows) * ow]
     xp = xp_of(image)
-    columns = xp.empty((n, c * kernel_size[0] * kernel_size[1], rows * ow), image.dtype)
+    columns = xp.empty((n, c * kernel_size[0] * kernel_size[1], rows * ow), compute_dtype(image.dtype))
     window = _window(
         h, w, kernel_size, stride, padding, dilation, ow, image.device.id if runtime.is_gpu(image) else None
     )
     args = (xp.ascontiguousarray(image), columns, window, row0, rows)
-    kernel = f"im2col<{runtime.ctype(image)}, {runtime.vector_bytes(image) // image.dtype.itemsize}>"
+    kernel = f"im2col<{runtime.ctype(image)}, {runtime.vector_bytes(image) // columns.dtype.itemsize}>"
     runtime.launch("im2col", kernel, n * c, runtime.threads(image), args, outputs=(columns,))
     return columns
 
@@ -83,7 +84,8 @@ def _window(h, w, kernel_size, stride, padding, dilation, ow, device) -> Array:
 
 def instantiations() -> list[str]:
     """Every kernel that is launched on a GPU."""
-    return ["im2col<float, 4>", "im2col<double, 2>", "col2im<float>", "col2im<double>"]
+    copies = ["im2col<float, 4>", "im2col<double, 2>", "im2col<Half, 4>", "im2col<BFloat16, 4>"]
+    return [*copies, "col2im<float>", "col2im<double>"]
 
 
 def cost(

@@ -1,5 +1,6 @@
 // Lines of an image moved between global memory and a tile: padded, thinned out by a stride, several side by side.
 // A team of neighbouring threads (`member` of `team`) moves one line; a team of one moves a vector register at a time.
+// Where the arrays' type S is not the tile's type T, elements are converted on the way.
 #pragma once
 #include "cupynn.cuh"
 
@@ -9,8 +10,8 @@ __device__ int divide_up(int a, int b) { return a > 0 ? (a + b - 1) / b : 0; }
 
 // to[k * IMAGES + image] = from[image * image_pitch + k * STEP] for k < COUNT: constants throughout, so that it becomes a
 // few vector shuffles.
-template <typename T, int IMAGES, int COUNT, int STEP>
-__device__ void interleave_exactly(T* __restrict__ to, const T* __restrict__ from, long long image_pitch) {
+template <typename T, int IMAGES, int COUNT, int STEP, typename S>
+__device__ void interleave_exactly(T* __restrict__ to, const S* __restrict__ from, long long image_pitch) {
   T lanes[IMAGES * COUNT];
   CUPYNN_UNROLL for (int image = 0; image < IMAGES; image++)
     CUPYNN_UNROLL for (int k = 0; k < COUNT; k++) lanes[k * IMAGES + image] = from[image * image_pitch + k * STEP];
@@ -18,8 +19,8 @@ __device__ void interleave_exactly(T* __restrict__ to, const T* __restrict__ fro
 }
 
 // to[k] = from[k] for k < count < 2 N, in at most log2(N) + 1 moves.
-template <typename T, int N>
-__device__ void copy_part(T* to, const T* from, int count) {
+template <typename T, int N, typename To, typename From>
+__device__ void copy_part(To* to, const From* from, int count) {
   if (count & N) {
     Strip<T, N>::load(from).store(to);
     to += N, from += N;
@@ -29,8 +30,8 @@ __device__ void copy_part(T* to, const T* from, int count) {
 
 // to[k] = from[k * step] for low <= k < high, and 0 for other k of [0, count). A team of threads shares the work; at steps
 // 1 and 2 each moves LANES neighbours at a time.
-template <typename T, int LANES>
-__device__ void copy_line(T* __restrict__ to, const T* __restrict__ from, int step, int low, int high, int count, int member,
+template <typename T, int LANES, typename S>
+__device__ void copy_line(T* __restrict__ to, const S* __restrict__ from, int step, int low, int high, int count, int member,
                           int team) {
   const int whole = low + (high - low) / LANES * LANES, stride = team * LANES;
   if (step == 1) {
@@ -49,8 +50,8 @@ __device__ void copy_line(T* __restrict__ to, const T* __restrict__ from, int st
 
 // to[k * IMAGES + image] = from[image * image_pitch + k * step] for low <= k < high, else 0: IMAGES lines side by side, of
 // which the first `present` exist.
-template <typename T, int LANES, int IMAGES>
-__device__ void interleave_lines(T* __restrict__ to, const T* __restrict__ from, long long image_pitch, int present,
+template <typename T, int LANES, int IMAGES, typename S>
+__device__ void interleave_lines(T* __restrict__ to, const S* __restrict__ from, long long image_pitch, int present,
                                  int step, int low, int high, int count, int member, int team) {
   constexpr int COUNT = LANES / IMAGES;  // what a line has where the images fill the lanes
   for (int k = member; k < low * IMAGES; k += team) to[k] = T(0);
@@ -63,13 +64,13 @@ __device__ void interleave_lines(T* __restrict__ to, const T* __restrict__ from,
   if (!done)
     for (int k = low + member; k < high; k += team)
       for (int image = 0; image < IMAGES; image++)
-        to[k * IMAGES + image] = image < present ? from[image * image_pitch + k * step] : T(0);
+        to[k * IMAGES + image] = image < present ? T(from[image * image_pitch + k * step]) : T(0);
   for (int k = high * IMAGES + member; k < count * IMAGES; k += team) to[k] = T(0);
 }
 
 // The inverse: to[image * image_pitch + k * step] = lanes[k * IMAGES + image], or added to what is there.
-template <typename T, int LANES, int IMAGES>
-__device__ void separate_lines(const T* __restrict__ lanes, T* __restrict__ to, long long image_pitch, int present, int step,
+template <typename T, int LANES, int IMAGES, typename S>
+__device__ void separate_lines(const T* __restrict__ lanes, S* __restrict__ to, long long image_pitch, int present, int step,
                                int count, bool add) {
   constexpr int COUNT = LANES / IMAGES;
   if (step == 1 && !add && present == IMAGES && count == COUNT) {
@@ -78,8 +79,8 @@ __device__ void separate_lines(const T* __restrict__ lanes, T* __restrict__ to, 
   } else {
     for (int image = 0; image < present; image++)
       for (int k = 0; k < count; k++) {
-        T& out = to[image * image_pitch + k * step];
-        out = lanes[k * IMAGES + image] + (add ? out : T(0));
+        S& out = to[image * image_pitch + k * step];
+        out = lanes[k * IMAGES + image] + (add ? T(out) : T(0));
       }
   }
 }

@@ -6,6 +6,8 @@
 //   average_forward:   y = sum of the window / (its row count * its column count)
 //   backward:          a pixel gathers from the windows that cover it
 //
+// S is the type of x, y, dx and grad; sums are of type T = Compute<S>.
+//
 // Windows come as tables, one for rows and one for columns, made in pool.py. So fixed, padded, dilated and adaptive
 // windows are one kernel:
 //   windows (out, 3): a window's first pixel, one past its last, and its count, by which an average is divided
@@ -13,7 +15,7 @@
 //
 // Threads: x walks along a row of the array that is written, y over rows; a block takes `rows_per_block` rows.
 // Where a thread runs alone on a core, the backward passes are quicker the other way round, window by window into a
-// plane that stays in the cache: `..._by_plane`, a thread per plane.
+// plane that stays in the cache: `..._by_plane`, a thread per plane. They add up in dx itself, so not in 16 bits.
 // `max_forward_2x2` is for windows of 2 x 2 that tile the plane; a thread takes strips of LANES windows, a constant, so
 // that the CPU's vectors fill.
 //
@@ -55,32 +57,32 @@ template <typename T> __device__ __forceinline__ void take_greater(T value, int 
     best_at = settled ? best_at : next_at;
 }
 
-template <typename T>
-__global__ void max_forward(const T* __restrict__ x, const int* __restrict__ row_windows,
-                            const int* __restrict__ column_windows, T* __restrict__ y, int* __restrict__ indices,
+template <typename S, typename T = Compute<S>>
+__global__ void max_forward(const S* __restrict__ x, const int* __restrict__ row_windows,
+                            const int* __restrict__ column_windows, S* __restrict__ y, int* __restrict__ indices,
                             int height, int width, int row_dilation, int column_dilation, int out_height,
                             int out_width, long long rows, int rows_per_block) {
     for (Rows at(rows, rows_per_block, out_height); at.valid(); at.next()) {
-        const T* plane = x + at.plane * height * width;
+        const S* plane = x + at.plane * height * width;
         const int* window = row_windows + 3 * at.line;
         for (int j = threadIdx.x; j < out_width; j += blockDim.x) {
             const int left = column_windows[3 * j], right = column_windows[3 * j + 1];
             const bool empty = window[0] >= window[1] || left >= right;
             int best_at = empty ? -1 : window[0] * width + left;
-            T best = empty ? -1 / T(0) : plane[best_at];
+            T best = empty ? -1 / T(0) : T(plane[best_at]);
             for (int h = window[0]; h < window[1]; h += row_dilation)
                 for (int w = left; w < right; w += column_dilation)
-                    take_greater(plane[h * width + w], h * width + w, best, best_at);
+                    take_greater(T(plane[h * width + w]), h * width + w, best, best_at);
             y[at.row * out_width + j] = best;
             indices[at.row * out_width + j] = best_at;
         }
     }
 }
 
-template <typename T>
-__global__ void max_backward(const T* __restrict__ grad, const int* __restrict__ indices,
+template <typename S, typename T = Compute<S>>
+__global__ void max_backward(const S* __restrict__ grad, const int* __restrict__ indices,
                              const int* __restrict__ row_covers, const int* __restrict__ column_covers,
-                             T* __restrict__ dx, int height, int width, int out_height, int out_width,
+                             S* __restrict__ dx, int height, int width, int out_height, int out_width,
                              long long rows, int rows_per_block) {
     for (Rows at(rows, rows_per_block, height); at.valid(); at.next()) {
         const int h = at.line;
@@ -98,20 +100,20 @@ __global__ void max_backward(const T* __restrict__ grad, const int* __restrict__
     }
 }
 
-template <typename T>
-__global__ void average_forward(const T* __restrict__ x, const int* __restrict__ row_windows,
-                                const int* __restrict__ column_windows, T* __restrict__ y, int height, int width,
+template <typename S, typename T = Compute<S>>
+__global__ void average_forward(const S* __restrict__ x, const int* __restrict__ row_windows,
+                                const int* __restrict__ column_windows, S* __restrict__ y, int height, int width,
                                 int out_height, int out_width, long long rows, int rows_per_block) {
     for (Rows at(rows, rows_per_block, out_height); at.valid(); at.next()) {
         const int* window = row_windows + 3 * at.line;
-        const T* top = x + (at.plane * height + window[0]) * width;
+        const S* top = x + (at.plane * height + window[0]) * width;
         for (int j = threadIdx.x; j < out_width; j += blockDim.x) {
             const int left = column_windows[3 * j];
             int lines = window[1] - window[0], breadth = column_windows[3 * j + 1] - left;
             if (breadth == width) breadth *= lines, lines = 1;  // whole rows lie one after another
             T sum = 0;
             for (int line = 0; line < lines; line++) {
-                const T* from = top + line * width + left;
+                const S* from = top + line * width + left;
                 if (breadth < 16) {  // setting up vectors would cost more than it saves
                     for (int w = 0; w < breadth; w++) sum += from[w];
                 } else {
@@ -124,14 +126,14 @@ __global__ void average_forward(const T* __restrict__ x, const int* __restrict__
     }
 }
 
-template <typename T>
-__global__ void average_backward(const T* __restrict__ grad, const int* __restrict__ row_windows,
+template <typename S, typename T = Compute<S>>
+__global__ void average_backward(const S* __restrict__ grad, const int* __restrict__ row_windows,
                                  const int* __restrict__ column_windows, const int* __restrict__ row_covers,
-                                 const int* __restrict__ column_covers, T* __restrict__ dx, int height, int width,
+                                 const int* __restrict__ column_covers, S* __restrict__ dx, int height, int width,
                                  int out_height, int out_width, long long rows, int rows_per_block) {
     for (Rows at(rows, rows_per_block, height); at.valid(); at.next()) {
         const int h = at.line;
-        const T* plane = grad + at.plane * out_height * out_width;
+        const S* plane = grad + at.plane * out_height * out_width;
         const int top = row_covers[2 * h], bottom = row_covers[2 * h + 1];
         for (int w = threadIdx.x; w < width; w += blockDim.x) {
             T sum = 0;
@@ -184,34 +186,34 @@ __global__ void average_backward_by_plane(const T* __restrict__ grad, const int*
 }
 
 // The window at column j of two rows, `top` and `bottom`; `corner` is the index of top[0] in its plane.
-template <typename T>
-__device__ __forceinline__ void window_2x2(const T* top, const T* bottom, int corner, int width, int j, T* y,
+template <typename T, typename S>
+__device__ __forceinline__ void window_2x2(const S* top, const S* bottom, int corner, int width, int j, S* y,
                                            int* indices) {
     const int at = corner + 2 * j;
     T best = top[2 * j];
     int best_at = at;
-    take_greater(top[2 * j + 1], at + 1, best, best_at);
-    take_greater(bottom[2 * j], at + width, best, best_at);
-    take_greater(bottom[2 * j + 1], at + width + 1, best, best_at);
+    take_greater(T(top[2 * j + 1]), at + 1, best, best_at);
+    take_greater(T(bottom[2 * j]), at + width, best, best_at);
+    take_greater(T(bottom[2 * j + 1]), at + width + 1, best, best_at);
     y[j] = best;
     indices[j] = best_at;
 }
 
-template <typename T, int LANES>
-__global__ void max_forward_2x2(const T* __restrict__ x, T* __restrict__ y, int* __restrict__ indices, int height,
+template <typename S, int LANES, typename T = Compute<S>>
+__global__ void max_forward_2x2(const S* __restrict__ x, S* __restrict__ y, int* __restrict__ indices, int height,
                                 int width, long long rows, int rows_per_block) {
     const int out_height = height / 2, out_width = width / 2;
     for (Rows at(rows, rows_per_block, out_height); at.valid(); at.next()) {
         const int corner = 2 * at.line * width;
-        const T* __restrict__ top = x + at.plane * height * width + corner;
-        const T* __restrict__ bottom = top + width;
-        T* __restrict__ to = y + at.row * out_width;
+        const S* __restrict__ top = x + at.plane * height * width + corner;
+        const S* __restrict__ bottom = top + width;
+        S* __restrict__ to = y + at.row * out_width;
         int* __restrict__ to_index = indices + at.row * out_width;
         int j = threadIdx.x * LANES;
         for (; j + LANES <= out_width; j += blockDim.x * LANES) {
             STRIP_LOOP
-            for (int lane = 0; lane < LANES; lane++) window_2x2(top, bottom, corner, width, j + lane, to, to_index);
+            for (int lane = 0; lane < LANES; lane++) window_2x2<T>(top, bottom, corner, width, j + lane, to, to_index);
         }
-        for (; j < out_width; j++) window_2x2(top, bottom, corner, width, j, to, to_index);
+        for (; j < out_width; j++) window_2x2<T>(top, bottom, corner, width, j, to, to_index);
     }
 }

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from cupynn.device import Array, xp_of
+from cupynn.device import Array, is_floating, wide, xp_of
 from cupynn.kernels import runtime
 from cupynn.kernels.pool_windows import Pair, adaptive_output, adaptive_tables, tables, windows
 
@@ -33,8 +33,9 @@ def max_forward(
     """
     _check("max_pool2d", x)
     w = windows("max_pool2d", x.shape[2:], kernel_size, stride, padding, dilation, ceil_mode)
-    if x.size == 0 or not runtime.compiled_for(x):
-        return reference_max_forward(x, w)
+    if x.size == 0 or not runtime.compiled_for(x, narrow=True):
+        y, indices = reference_max_forward(wide(x), w)
+        return _like(x, y), indices
     if _tiles_2x2(w, x.shape):
         x = xp_of(x).ascontiguousarray(x)
         y, indices = _outputs(x, w.output)
@@ -59,8 +60,8 @@ def max_backward(
     _check("max_pool2d", grad, "grad")
     w = windows("max_pool2d", x_shape[2:], kernel_size, stride, padding, dilation, ceil_mode)
     _check_grad("max_pool2d", grad, x_shape, w.output, indices)
-    if 0 in x_shape or not runtime.compiled_for(grad):
-        return reference_max_backward(grad, indices, x_shape, w)
+    if 0 in x_shape or not runtime.compiled_for(grad, narrow=True):
+        return _like(grad, reference_max_backward(wide(grad), indices, x_shape, w))
     return _max_backward(grad, indices, x_shape, tables(w, *x_shape[2:], gpu=_gpu(grad)))
 
 
@@ -78,8 +79,8 @@ def average_forward(
     """
     _check("avg_pool2d", x)
     w = windows("avg_pool2d", x.shape[2:], kernel_size, stride, padding, 1, ceil_mode)
-    if x.size == 0 or not runtime.compiled_for(x):
-        return reference_average_forward(x, w, count_include_pad)
+    if x.size == 0 or not runtime.compiled_for(x, narrow=True):
+        return _like(x, reference_average_forward(wide(x), w, count_include_pad))
     return _average_forward(x, w.output, tables(w, *x.shape[2:], count_include_pad, _gpu(x)))
 
 
@@ -96,8 +97,8 @@ def average_backward(
     _check("avg_pool2d", grad, "grad")
     w = windows("avg_pool2d", x_shape[2:], kernel_size, stride, padding, 1, ceil_mode)
     _check_grad("avg_pool2d", grad, x_shape, w.output)
-    if 0 in x_shape or not runtime.compiled_for(grad):
-        return reference_average_backward(grad, x_shape, w, count_include_pad)
+    if 0 in x_shape or not runtime.compiled_for(grad, narrow=True):
+        return _like(grad, reference_average_backward(wide(grad), x_shape, w, count_include_pad))
     return _average_backward(grad, x_shape, tables(w, *x_shape[2:], count_include_pad, _gpu(grad)))
 
 
@@ -105,8 +106,9 @@ def adaptive_max_forward(x: Array, output_size: Pair) -> tuple[Array, Array]:
     """(y, indices) over OH x OW windows; window i covers the rows from floor(i*H/OH) to ceil((i+1)*H/OH) - 1."""
     _check("adaptive_max_pool2d", x)
     output = adaptive_output("adaptive_max_pool2d", x.shape, output_size)
-    if x.size == 0 or not runtime.compiled_for(x):
-        return reference_adaptive_max_forward(x, output)
+    if x.size == 0 or not runtime.compiled_for(x, narrow=True):
+        y, indices = reference_adaptive_max_forward(wide(x), output)
+        return _like(x, y), indices
     return _max_forward(x, output, adaptive_tables(*x.shape[2:], *output, _gpu(x)), (1, 1))
 
 
@@ -115,8 +117,8 @@ def adaptive_max_backward(grad: Array, indices: Array, x_shape: tuple[int, int, 
     _check("adaptive_max_pool2d", grad, "grad")
     output = adaptive_output("adaptive_max_pool2d", x_shape, grad.shape[2:])
     _check_grad("adaptive_max_pool2d", grad, x_shape, output, indices)
-    if 0 in x_shape or not runtime.compiled_for(grad):
-        return reference_adaptive_max_backward(grad, indices, x_shape)
+    if 0 in x_shape or not runtime.compiled_for(grad, narrow=True):
+        return _like(grad, reference_adaptive_max_backward(wide(grad), indices, x_shape))
     return _max_backward(grad, indices, x_shape, adaptive_tables(*x_shape[2:], *output, _gpu(grad)))
 
 
@@ -124,8 +126,8 @@ def adaptive_average_forward(x: Array, output_size: Pair) -> Array:
     """y: the means of OH x OW windows; window i covers the rows from floor(i*H/OH) to ceil((i+1)*H/OH) - 1."""
     _check("adaptive_avg_pool2d", x)
     output = adaptive_output("adaptive_avg_pool2d", x.shape, output_size)
-    if x.size == 0 or not runtime.compiled_for(x):
-        return reference_adaptive_average_forward(x, output)
+    if x.size == 0 or not runtime.compiled_for(x, narrow=True):
+        return _like(x, reference_adaptive_average_forward(wide(x), output))
     return _average_forward(x, output, adaptive_tables(*x.shape[2:], *output, _gpu(x)))
 
 
@@ -134,8 +136,8 @@ def adaptive_average_backward(grad: Array, x_shape: tuple[int, int, int, int]) -
     _check("adaptive_avg_pool2d", grad, "grad")
     output = adaptive_output("adaptive_avg_pool2d", x_shape, grad.shape[2:])
     _check_grad("adaptive_avg_pool2d", grad, x_shape, output)
-    if 0 in x_shape or not runtime.compiled_for(grad):
-        return reference_adaptive_average_backward(grad, x_shape)
+    if 0 in x_shape or not runtime.compiled_for(grad, narrow=True):
+        return _like(grad, reference_adaptive_average_backward(wide(grad), x_shape))
     return _average_backward(grad, x_shape, adaptive_tables(*x_shape[2:], *output, _gpu(grad)))
 
 
@@ -237,7 +239,7 @@ def instantiations() -> list[str]:
         "average_backward<T>",
         "max_forward_2x2<T, 1>",
     )
-    return [kernel.replace("<T", f"<{t}") for kernel in kernels for t in ("float", "double")]
+    return [kernel.replace("<T", f"<{t}") for kernel in kernels for t in ("float", "double", "Half", "BFloat16")]
 
 
 def _tiles_2x2(w, x_shape):
@@ -256,8 +258,15 @@ def _gpu(array):
 
 
 def _gathers(grad):
-    """Whether backward goes pixel by pixel, a thread each, rather than window by window, a thread per plane."""
-    return runtime.is_gpu(grad)
+    """Whether backward goes pixel by pixel, a thread each, rather than window by window, a thread per plane.
+
+    The latter adds up in dx itself, which 16 bits are too few for.
+    """
+    return runtime.is_gpu(grad) or grad.dtype.itemsize == 2
+
+
+def _like(x, values):
+    return values.astype(x.dtype, copy=False)
 
 
 def _launch(kernel, written, args, outputs):
@@ -374,8 +383,8 @@ def _adaptive_windows(plane, output):
 
 
 def _check(operation, x, name="x"):
-    if x.dtype not in ("float32", "float64"):
-        raise TypeError(f"{operation}: {name} must be float32 or float64; it is {x.dtype}")
+    if not is_floating(x.dtype):
+        raise TypeError(f"{operation}: {name} must be float16, bfloat16, float32 or float64; it is {x.dtype}")
     if x.ndim != 4:
         raise ValueError(f"{operation}: {name} must have shape (N, C, H, W); it has shape {x.shape}")
 

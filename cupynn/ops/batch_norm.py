@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from cupynn.autograd import Function
+from cupynn.device import compute_dtype
 from cupynn.kernels import batch_norm as kernel
 
 
@@ -55,8 +56,9 @@ def _check_running(x, running_mean, running_var):
                 f"batch_norm: {name} must have shape (C,) = ({x.shape[1]},) for x of shape {x.shape}; "
                 f"it has shape {values.shape}"
             )
-        if values.dtype != x.dtype:
-            raise TypeError(f"batch_norm: {name} must be {x.dtype} as x is; it is {values.dtype}")
+        wanted = compute_dtype(x.dtype)
+        if values.dtype != wanted:
+            raise TypeError(f"batch_norm: {name} must be {wanted} where x is {x.dtype}; it is {values.dtype}")
 
 
 def batch_norm(
@@ -70,7 +72,7 @@ def batch_norm(
     `relu=True` returns max(y, 0), in the same pass.
 
     Raises ValueError for shapes that do not fit, for one value per channel in training, and for missing statistics,
-    TypeError for another dtype than x's, before anything is changed.
+    TypeError for another dtype than x's (float32 where x is float16 or bfloat16), before anything is changed.
     """
     if training:
         function = BatchNormTraining(

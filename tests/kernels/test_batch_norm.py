@@ -203,7 +203,7 @@ def test_errors_name_the_argument():
         batch_norm.forward_train(x, three, None, EPS)
     with pytest.raises(TypeError, match=r"running_var must be float32.*float64"):
         batch_norm.forward_eval(x, None, None, two, two.astype(np.float64), EPS)
-    with pytest.raises(TypeError, match="x must be float32 or float64; it is int64"):
+    with pytest.raises(TypeError, match="x must be float16, bfloat16, float32 or float64; it is int64"):
         batch_norm.forward_train(np.ones((4, 2), np.int64), None, None, EPS)
     with pytest.raises(ValueError, match=r"\(N, C\) or \(N, C, H, W\)"):
         batch_norm.forward_train(np.ones((4, 2, 3), np.float32), None, None, EPS)

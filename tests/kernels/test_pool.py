@@ -210,7 +210,7 @@ def test_errors_name_the_argument():
         pool.max_forward(x, 2, 0)
     with pytest.raises(ValueError, match="output_size must be an int or a pair of ints >= 1"):
         pool.adaptive_average_forward(x, (0, 1))
-    with pytest.raises(TypeError, match="avg_pool2d: x must be float32 or float64; it is int64"):
+    with pytest.raises(TypeError, match="avg_pool2d: x must be float16, bfloat16, float32 or float64; it is int64"):
         pool.average_forward(x.astype(np.int64), 2)
     with pytest.raises(ValueError, match=r"max_pool2d: x must have shape \(N, C, H, W\); it has shape \(2, 4, 4\)"):
         pool.max_forward(x[0], 2)

@@ -51,8 +51,8 @@ def test_what_is_no_integer_is_refused(call, message):
         ({"running_var": np.ones(3)}, ValueError, r"running_var must have shape \(C,\) = \(4,\) .*has shape \(3,\)"),
         ({"running_var": None}, ValueError, "give running_mean and running_var, or neither; running_var is None"),
         ({"running_mean": None}, ValueError, "running_mean is None"),
-        ({"running_var": np.ones(4, np.int64)}, TypeError, "running_var must be float64 as x is; it is int64"),
-        ({"running_mean": np.ones(4, np.float32)}, TypeError, "running_mean must be float64 as x is; it is float32"),
+        ({"running_var": np.ones(4, np.int64)}, TypeError, "running_var must be float64 where .*it is int64"),
+        ({"running_mean": np.ones(4, np.float32)}, TypeError, "running_mean must be float64 where .*it is float32"),
     ],
 )
 def test_batch_norm_checks_running_statistics_before_it_moves_them(change, error, message):

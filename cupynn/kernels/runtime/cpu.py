@@ -17,6 +17,8 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from cupynn.device import dtype_named
+
 from . import build, memory
 
 # How C++ names a type -> (NumPy's dtype, letter of the struct module, Python types taken as a scalar).
@@ -39,6 +41,12 @@ TYPES: dict[str, tuple[type, str, tuple[type, ...]]] = {
 }
 ELEMENTS = {**{name: kind[0] for name, kind in TYPES.items()}, "int2": np.int32, "int4": np.int32}
 ELEMENTS |= {"float2": np.float32, "float4": np.float32, "double2": np.float64}
+ELEMENTS |= {"Half": np.float16}
+
+
+def _element(name: str) -> np.dtype:
+    return dtype_named("bfloat16") if name == "BFloat16" else np.dtype(ELEMENTS[name])
+
 
 # Bits of ndarray.flags.num: C-contiguous and aligned, and writeable where the kernel writes.
 READABLE = 0x0101
@@ -80,7 +88,7 @@ class Kernel:
             if parameter.endswith("*"):
                 element = parameter.removeprefix("const ").removesuffix("*")
                 needs = READABLE if parameter.startswith("const ") else WRITEABLE
-                self._wants.append((np.dtype(ELEMENTS[element]), needs))
+                self._wants.append((_element(element), needs))
                 slots += "Q"
             else:
                 _, letter, types = TYPES[parameter]

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from cupynn.device import Array, xp_of
+from cupynn.device import Array, compute_dtype, xp_of
 
 from . import build, cpu, modes
 
-_FLOAT, _DOUBLE = np.dtype(np.float32).num, np.dtype(np.float64).num
-_C_NAMES = {_FLOAT: "float", _DOUBLE: "double"}
+_C_NAMES = {np.dtype(name).num: c for name, c in (("float32", "float"), ("float64", "double"))}
+_NARROW = {np.dtype(np.float16).num: "Half"}  # BFloat16 joins when the first array of bfloat16 comes by
 
 
 def is_gpu(array: Array) -> bool:
@@ -22,11 +22,11 @@ def is_gpu(array: Array) -> bool:
     return xp_of(array) is not np
 
 
-def compiled_for(*arrays: Array | None) -> bool:
+def compiled_for(*arrays: Array | None, narrow: bool = False) -> bool:
     """True where compiled kernels take these arrays; False sends a face to its reference.
 
-    False in mode "reference", for a dtype other than float32 and float64, for arrays on several devices, and on the
-    CPU without a C++ compiler. None stands for an absent array.
+    False in mode "reference", for a dtype other than float32 and float64 (`narrow`: and float16 and bfloat16), for
+    arrays on several devices, and on the CPU without a C++ compiler. None stands for an absent array.
     """
     if (modes._mode or modes.mode()) == "reference":
         return False
@@ -35,7 +35,7 @@ def compiled_for(*arrays: Array | None) -> bool:
     for array in arrays:
         if array is None:
             continue
-        if array.dtype.num not in _C_NAMES:
+        if array.dtype.num not in _C_NAMES and not (narrow and _narrow_name(array.dtype)):
             return False
         here = array.device.id if cupy is not None and isinstance(array, cupy.ndarray) else -1
         if device is None:
@@ -48,17 +48,24 @@ def compiled_for(*arrays: Array | None) -> bool:
 
 
 def ctype(array: Any) -> str:
-    """The C++ name of an array's (or a dtype's) scalar type: `"float"` or `"double"`."""
+    """The C++ name of an array's (or a dtype's) scalar type: `"float"`, `"double"`, `"Half"` or `"BFloat16"`."""
     dtype = array.dtype if isinstance(array, np.ndarray) or is_gpu(array) else np.dtype(array)
-    try:
-        return _C_NAMES[dtype.num]
-    except KeyError:
-        raise TypeError(f"kernels take float32 and float64; got {dtype}") from None
+    name = _C_NAMES.get(dtype.num) or _narrow_name(dtype)
+    if name is None:
+        raise TypeError(f"kernels take float16, bfloat16, float32 and float64; got {dtype}")
+    return name
+
+
+def _narrow_name(dtype: np.dtype) -> str | None:
+    name = _NARROW.get(dtype.num)
+    if name is None and dtype.name == "bfloat16":
+        name = _NARROW[dtype.num] = "BFloat16"
+    return name
 
 
 def scalar(dtype: Any, value: float) -> np.generic:
-    """`value` as a scalar argument of type T, where arrays have this dtype."""
-    return np.dtype(dtype).type(value)
+    """`value` as a scalar argument of type T, in which arrays of this dtype are computed with."""
+    return compute_dtype(dtype).type(value)
 
 
 def threads(like: Array, gpu: int = 256) -> int:

@@ -37,6 +37,10 @@ CUPYNN_NAME(float4)
 CUPYNN_NAME(double2)
 CUPYNN_NAME(int2)
 CUPYNN_NAME(int4)
+#ifdef CUPYNN_STORAGE_TYPES
+CUPYNN_NAME(Half)
+CUPYNN_NAME(BFloat16)
+#endif
 #undef CUPYNN_NAME
 
 template <typename T> struct CupynnParameter {

@@ -166,11 +166,13 @@ def test_blocks_spread_over_as_many_threads_as_asked(vocabulary, threads):
 def test_small_questions():
     x, y = np.zeros(3, np.float32), np.zeros(3)
     assert runtime.ctype(x) == "float" and runtime.ctype(y) == "double" and runtime.ctype(np.float64) == "double"
-    with pytest.raises(TypeError, match="kernels take float32 and float64; got float16"):
-        runtime.ctype(np.zeros(1, np.float16))
+    half = np.zeros(3, np.float16)
+    assert runtime.ctype(half) == "Half" and type(runtime.scalar(half.dtype, 0.5)) is np.float32
+    with pytest.raises(TypeError, match="kernels take float16, bfloat16, float32 and float64; got int16"):
+        runtime.ctype(np.zeros(1, np.int16))
     assert type(runtime.scalar(x.dtype, 0.5)) is np.float32 and type(runtime.scalar(np.float64, 1)) is np.float64
     assert runtime.compiled_for(x, None, y) and not runtime.compiled_for(x, np.zeros(3, np.int32))
-    assert not runtime.compiled_for(np.zeros(3, np.float16)) and not runtime.is_gpu(x)
+    assert not runtime.compiled_for(half) and runtime.compiled_for(x, half, narrow=True) and not runtime.is_gpu(x)
     assert runtime.threads(x, gpu=128) == 1
     assert runtime.vector_bytes(x) in (16, 32, 64)
     runtime.set_mode("checked")
