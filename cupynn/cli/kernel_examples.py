@@ -12,6 +12,7 @@ import numpy as np
 from cupynn import device
 from cupynn.device import Array, to_numpy
 from cupynn.kernels import (
+    activations,
     batch_norm,
     contract,
     contract_fold,
@@ -19,6 +20,7 @@ from cupynn.kernels import (
     cross_entropy,
     cross_layer,
     depthwise,
+    dropout,
     im2col,
     pool,
     runtime,
@@ -72,6 +74,25 @@ def _batch_norm(normal: Normal) -> Example:
         return [y, mean, variance, *batch_norm.backward_train(grad, x, y, gamma, mean, inv_std)]
 
     return run
+
+
+def _activations(normal: Normal) -> Example:
+    x, grad = 3 * normal(8, 16, 16, 16), normal(8, 16, 16, 16)
+
+    def run() -> list[Array]:
+        outputs = []
+        for name in activations.ACTIVATIONS:
+            y = activations.forward(name, x, 0.5)
+            saved = y if activations.saves_output(name) else x
+            outputs += [y, activations.backward(name, grad, saved, 0.5)]
+        return outputs
+
+    return run
+
+
+def _dropout(normal: Normal) -> Example:
+    x = normal(8, 16, 16, 17)
+    return lambda: [dropout.forward(x, 0.3, (1, 2))]
 
 
 def _pool(normal: Normal) -> Example:
@@ -142,12 +163,14 @@ def _winograd(normal: Normal) -> Example:
 
 
 EXAMPLES: dict[str, Callable[[Normal], Example]] = {
+    "activations": _activations,
     "batch_norm": _batch_norm,
     "contract": _contract,
     "conv": _conv,
     "cross_entropy": _cross_entropy,
     "cross_layer": _cross_layer,
     "depthwise": _depthwise,
+    "dropout": _dropout,
     "im2col": _im2col,
     "pool": _pool,
     "sgd": _sgd,

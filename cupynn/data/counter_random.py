@@ -11,26 +11,10 @@ import dataclasses
 
 import numpy as np
 
+from cupynn.kernels.philox import philox
+
 LOW_HALF = np.uint64(0xFFFFFFFF)
 HALF = np.uint64(32)
-MULTIPLIERS = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
-KEY_STEPS = 0x9E3779B9, 0xBB67AE85
-ROUNDS = 10
-
-
-def philox(counter: np.ndarray, key: tuple[int, int]) -> np.ndarray:
-    """The 128-bit blocks of `counter` as 128 random bits each.
-
-    counter and result: four 32-bit words along the first axis, held in uint64 (4, ...); key: two 32-bit words.
-    """
-    a, b, c, d = counter
-    for number in range(ROUNDS):
-        first, second = (
-            np.uint64(word + number * step & 0xFFFFFFFF) for word, step in zip(key, KEY_STEPS, strict=True)
-        )
-        left, right = a * MULTIPLIERS[0], c * MULTIPLIERS[1]
-        a, b, c, d = (right >> HALF) ^ b ^ first, right & LOW_HALF, (left >> HALF) ^ d ^ second, left & LOW_HALF
-    return np.stack([a, b, c, d])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -22,7 +22,7 @@
 // writes dx; per hidden unit 2 multiply-adds for h, f', 2 multiply-adds and an addition for the weights' sums, 2
 // multiply-adds for dx: 9 g instructions. This kernel takes 13 g, as each of its two parts computes t: dx is a sum over
 // hidden units, the weights' gradients over pixels, and one of the two would have to go through memory.
-#include "cupynn.cuh"
+#include "exponential.cuh"
 
 enum Activation { RELU, LEAKY_RELU, ELU, TANH, IDENTITY };
 constexpr double SLOPE = 0.01;  // of leaky ReLU
@@ -47,28 +47,6 @@ __device__ __forceinline__ Strip<T, N> where_positive(Strip<T, N> h, Strip<T, N>
     CUPYNN_UNROLL
     for (int i = 0; i < Strip<T, N>::PARTS; i++) y.part[i] = h.part[i] > T(0) ? x.part[i] : y.part[i];
     return y;
-}
-
-// exp(x) - 1 for x <= 0 to a few units in the last place, without branches, so that a loop over a strip of them becomes
-// vector code. x = n ln 2 + r with |r| < 0.35; then a Taylor polynomial, whose rest is below the rounding.
-template <typename T> __device__ __forceinline__ T expm1_of_negative(T x) {
-    constexpr bool SINGLE = sizeof(T) == 4;
-    constexpr T LN2 = SINGLE ? 0.693359375 : 6.93147180369123816490e-1;        // its first digits: n * LN2 is exact
-    constexpr T LN2_REST = SINGLE ? -2.12194440e-4 : 1.90821492927058770002e-10;
-    x = x < T(-64) ? T(-64) : x;  // there it is -1 to the last digit
-    const T n = floor(x * T(1.4426950408889634) + T(0.5));
-    const T r = (x - n * LN2) - n * LN2_REST;
-    constexpr T FACTORS[] = {1, 1. / 2, 1. / 6, 1. / 24, 1. / 120, 1. / 720, 1. / 5040, 1. / 40320, 1. / 362880,
-                             1. / 3628800, 1. / 39916800, 1. / 479001600, 1. / 6227020800};
-    T sum = 0;
-    CUPYNN_UNROLL
-    for (int k = SINGLE ? 7 : 12; k >= 0; k--) sum = sum * r + FACTORS[k];
-    T power;  // 2^n
-    if constexpr (SINGLE)
-        power = __int_as_float((int(n) + 127) * (1 << 23));
-    else
-        power = __longlong_as_double((long long)(int(n) + 1023) * (1LL << 52));
-    return power * (sum * r) + (power - T(1));
 }
 
 // f(h); a NaN stays one.

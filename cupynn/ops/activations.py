@@ -3,101 +3,63 @@
 from __future__ import annotations
 
 from cupynn.autograd import Function
-from cupynn.device import xp_of
+from cupynn.kernels import activations as kernel
 
 
-class ReLU(Function):
+class _Activation(Function):
+    """An activation of kernels/activations.py; `parameter` is an option where it has one."""
+
+    parameter = 0.0
+
+    def forward(self, x):
+        y = kernel.forward(self.kernel, x, self.parameter)
+        self.save(y if kernel.saves_output(self.kernel) else x)
+        return y
+
+    def backward(self, grad):
+        return kernel.backward(self.kernel, grad, *self.saved, self.parameter)
+
+
+class ReLU(_Activation):
     """y = max(x, 0); derivative 0 at 0."""
 
-    def forward(self, x):
-        y = xp_of(x).maximum(x, 0)
-        self.save(y)
-        return y
-
-    def backward(self, grad):
-        (y,) = self.saved
-        return xp_of(y).where(y > 0, grad, 0)
+    kernel = "relu"
 
 
-class ReLU6(Function):
+class ReLU6(_Activation):
     """y = min(max(x, 0), 6); derivative 0 at 0 and at 6."""
 
-    def forward(self, x):
-        y = xp_of(x).clip(x, 0, 6)
-        self.save(y)
-        return y
-
-    def backward(self, grad):
-        (y,) = self.saved
-        return xp_of(y).where((y > 0) & (y < 6), grad, 0)
+    kernel = "relu6"
 
 
-class LeakyReLU(Function):
-    """y = x where x > 0, else negative_slope * x; derivative negative_slope at 0."""
+class LeakyReLU(_Activation):
+    """y = x where x > 0, else parameter * x; derivative `parameter` at 0."""
 
-    def forward(self, x):
-        self.save(x)
-        return xp_of(x).where(x > 0, x, self.negative_slope * x)
-
-    def backward(self, grad):
-        (x,) = self.saved
-        return xp_of(x).where(x > 0, grad, self.negative_slope * grad)
+    kernel = "leaky_relu"
 
 
-class ELU(Function):
-    """y = x where x > 0, else alpha * (exp(x) - 1); derivative alpha at 0."""
+class ELU(_Activation):
+    """y = x where x > 0, else parameter * (exp(x) - 1); derivative `parameter` at 0."""
 
-    def forward(self, x):
-        xp = xp_of(x)
-        self.save(x)
-        return xp.where(x > 0, x, self.alpha * xp.expm1(xp.minimum(x, 0)))
-
-    def backward(self, grad):
-        (x,) = self.saved
-        xp = xp_of(x)
-        return xp.where(x > 0, grad, self.alpha * xp.exp(xp.minimum(x, 0)) * grad)
+    kernel = "elu"
 
 
-class Sigmoid(Function):
+class Sigmoid(_Activation):
     """y = 1 / (1 + exp(-x))."""
 
-    def forward(self, x):
-        xp = xp_of(x)
-        small = xp.exp(-xp.abs(x))  # never above 1, so nothing overflows
-        y = xp.where(x >= 0, 1, small) / (1 + small)
-        self.save(y)
-        return y
-
-    def backward(self, grad):
-        (y,) = self.saved
-        return grad * y * (1 - y)
+    kernel = "sigmoid"
 
 
-class Hardswish(Function):
+class Hardswish(_Activation):
     """y = x * min(max(x + 3, 0), 6) / 6; derivative 0 at -3 and 1 at 3."""
 
-    def forward(self, x):
-        self.save(x)
-        return x * xp_of(x).clip(x + 3, 0, 6) / 6
-
-    def backward(self, grad):
-        (x,) = self.saved
-        xp = xp_of(x)
-        inside = xp.where(x < 3, grad * (x / 3 + 0.5), grad)
-        return xp.where(x <= -3, 0, inside)
+    kernel = "hardswish"
 
 
-class Hardsigmoid(Function):
+class Hardsigmoid(_Activation):
     """y = min(max(x + 3, 0), 6) / 6; derivative 0 at -3 and at 3."""
 
-    def forward(self, x):
-        y = xp_of(x).clip(x + 3, 0, 6) / 6
-        self.save(y)
-        return y
-
-    def backward(self, grad):
-        (y,) = self.saved
-        return xp_of(y).where((y > 0) & (y < 1), grad / 6, 0)
+    kernel = "hardsigmoid"
 
 
 def relu(x):
@@ -112,12 +74,12 @@ def relu6(x):
 
 def leaky_relu(x, negative_slope=0.01):
     """x where x > 0, else negative_slope * x."""
-    return LeakyReLU(negative_slope=negative_slope)(x)
+    return LeakyReLU(parameter=negative_slope)(x)
 
 
 def elu(x, alpha=1.0):
     """x where x > 0, else alpha * (exp(x) - 1). [Clevert et al. 2016]"""
-    return ELU(alpha=alpha)(x)
+    return ELU(parameter=alpha)(x)
 
 
 def sigmoid(x):

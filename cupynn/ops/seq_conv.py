@@ -21,7 +21,7 @@ from cupynn.device import Array, xp_of
 from cupynn.kernels import conv
 from cupynn.ops.arguments import need_images
 from cupynn.ops.batch_norm import BatchNormEvaluation, BatchNormTraining
-from cupynn.ops.dropout import Dropout
+from cupynn.ops.dropout import ChannelDropout
 
 
 class NormalisedConv(NamedTuple):
@@ -98,7 +98,7 @@ class SeqConv(Function):
         for j, running in enumerate(self.running):
             view, own, mask = buffer[:, self._window(j, channels)], slice(j * k, (j + 1) * k), None
             if self.training and self.dropout:
-                dropout = Dropout(p=self.dropout, mask_shape=(*view.shape[:2], 1, 1))
+                dropout = ChannelDropout(p=self.dropout)
                 view, (mask,) = dropout.forward(view), dropout.saved
             stages = []
             for statistics in running:
