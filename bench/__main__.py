@@ -6,6 +6,7 @@ import importlib
 import sys
 
 BENCHES = {
+    "networks": "whole networks, training and inference, beside PyTorch eager and compiled",
     "smallnet": "training steps of SmallNet-7, plain and expanded, beside PyTorch",
     "conv": "convolutions of SmallNet's and ResNet-20's shapes, beside their floor and PyTorch",
     "whe": "WHE forward and backward, beside its floor, PyTorch and torch.compile",

@@ -46,12 +46,13 @@ def main(arguments: list[str]) -> None:
     labels = rng.integers(0, 10, options.batch)
     torch = find_torch()
     if torch:
-        from bench.peers import torch_smallnet as peer
+        from bench.peers.torch_smallnet import smallnet
+        from bench.peers.torch_steps import training_step
     rows = []
     for name, (choice, bar) in CASES.items():
         contenders = {"cupynn": our_step(choice, images, labels)}
         if torch:
-            contenders["PyTorch"] = peer.training_step(peer.smallnet(7, **choice), images, labels)
+            contenders["PyTorch"] = training_step(smallnet(7, **choice), images, labels)
         times = take_turns(contenders, options.rounds)
         row = {"network": f"SmallNet-7 {name}", "cupynn ms": times["cupynn"].median * 1e3}
         if torch:

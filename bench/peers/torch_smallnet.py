@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 
-import torch
 from torch import nn
 
 
@@ -19,25 +18,12 @@ def _convolution(m: int, n: int, k: int, expand: str | None, rate: int, first: b
 
 
 def smallnet(kernel_size: int = 7, expand: str | None = None, rate: int = 4, classes: int = 10) -> nn.Module:
-    """The three-convolution network on 3x32x32 images; `expand` is None, "cl" or "ck"."""
+    """The three-convolution network on 3x32x32 images; `expand` is None, "cl" or "ck", and may end in "+fc"."""
+    expand, _, linear = (expand or "").partition("+")
     layers: list[nn.Module] = []
     for i, (m, n) in enumerate([(3, 8), (8, 16), (16, 32)]):
-        layers += _convolution(m, n, kernel_size, expand, rate, first=i == 0)
+        layers += _convolution(m, n, kernel_size, expand or None, rate, first=i == 0)
         layers += [nn.BatchNorm2d(n), nn.ReLU(), nn.MaxPool2d(2)]
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(512, 64), nn.ReLU(), nn.Linear(64, classes))
-
-
-def training_step(model: nn.Module, images, labels):
-    """A function that takes one step of SGD with momentum."""
-    optimiser = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
-    images, labels = torch.from_numpy(images), torch.from_numpy(labels)
-    model.train()
-
-    def step():
-        optimiser.zero_grad()
-        loss = nn.functional.cross_entropy(model(images), labels)
-        loss.backward()
-        optimiser.step()
-        return loss.item()
-
-    return step
+    features = (512, 512 * rate, 64 * rate, 64) if linear else (512, 64)
+    layers += [nn.Flatten(), *(nn.Linear(a, b) for a, b in itertools.pairwise(features))]
+    return nn.Sequential(*layers, nn.ReLU(), nn.Linear(64, classes))
