@@ -71,16 +71,16 @@ def main(arguments: list[str]) -> None:
     for name in options.networks:
         print(f"{name} ...", file=sys.stderr, flush=True)
         figures[name] = measure(name, options, libraries)
-    rows = rows_of(figures, options.batch)
+        rows = rows_of(figures, options.batch)
+        lines = summary(rows)
+        if options.json:  # after each network, since all of them take their time
+            kept = {"bench": "networks", "batch": options.batch, "rounds": options.rounds}
+            kept |= {"rows": rows["training"], "inference": rows["inference"], "summary": lines}
+            write(options.json, {"machine": figures[name]["machine"], **kept})
     how = f"Batch {options.batch}, 32x32 images, float32, {options.threads} threads, {options.rounds} rounds"
     print(table(rows["training"], f"A training step. {how}"), "\n")
     print(table(rows["inference"], f"Inference. {how}"), "\n")
-    lines = summary(rows)
     print("\n".join(lines))
-    if options.json:
-        machine = next(iter(figures.values()))["machine"]
-        kept = {"machine": machine, "bench": "networks", "batch": options.batch, "rounds": options.rounds}
-        write(options.json, {**kept, "rows": rows["training"], "inference": rows["inference"], "summary": lines})
 
 
 def peers(compiled: bool) -> list[str]:

@@ -1,4 +1,4 @@
-"""ResNet for CIFAR in PyTorch, option A shortcuts; WHE blocks as tensor expressions, DO-Conv as its authors write it."""
+"""ResNet for CIFAR in PyTorch, option A; WHE blocks as tensor expressions, DO-Conv as its authors write it."""
 
 from __future__ import annotations
 
