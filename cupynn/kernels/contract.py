@@ -117,17 +117,17 @@ def reference_compose(d: Array, w: Array, groups: int = 1, layout: str = "paper"
     """One matrix product, (O/groups, S) times (S, taps), for each channel of the image."""
     kernel = xp_of(w).empty((*w.shape[:2], d.shape[1]), w.dtype)
     slices = _grouped(d, groups).swapaxes(2, 3)
-    _by_channel(kernel, groups, layout)[...] = _by_channel(w, groups, layout) @ slices
+    _by_channel(kernel, groups, layout)[...] = runtime.multiply(_by_channel(w, groups, layout), slices)
     return kernel
 
 
 def reference_compose_backward(grad, d, w, groups=1, layout="paper", needs=(True, True)):
     by_channel, dd, dw = _by_channel(grad, groups, layout), None, None
     if needs[0]:
-        dd = (by_channel.swapaxes(2, 3) @ _by_channel(w, groups, layout)).reshape(d.shape)
+        dd = runtime.multiply(by_channel.swapaxes(2, 3), _by_channel(w, groups, layout)).reshape(d.shape)
     if needs[1]:
         dw = xp_of(w).empty(w.shape, w.dtype)
-        _by_channel(dw, groups, layout)[...] = by_channel @ _grouped(d, groups)
+        _by_channel(dw, groups, layout)[...] = runtime.multiply(by_channel, _grouped(d, groups))
     return dd, dw
 
 

@@ -5,7 +5,7 @@ Read in this order: `dispatch.py` (what the kernels call), `cpu.py` and `launche
 (compiler and cache), `checked.py` and `checker.cpp` (the kernels' race and bounds checker).
 """
 
-from .blas import product
+from .blas import multiply, product
 from .build import cache_folder, compiler_version, find_compiler
 from .dispatch import compiled_for, ctype, is_gpu, launch, scalar, shared_capacity, threads, vector_bytes
 from .errors import KernelCheckError, KernelCompileError
@@ -22,6 +22,7 @@ __all__ = [
     "is_gpu",
     "launch",
     "mode",
+    "multiply",
     "product",
     "scalar",
     "set_mode",
