@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import pathlib
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
@@ -68,6 +69,10 @@ def run(arguments: argparse.Namespace) -> None:
     for name in ("batch", "steps", "image"):
         if getattr(arguments, name) is not None and getattr(arguments, name) < 1:
             raise CommandError(f"--{name} must be at least 1; got {getattr(arguments, name)}", BAD_USE)
+    for name in ("trace", "json"):
+        path = getattr(arguments, name)
+        if path and not (folder := pathlib.Path(path).parent).is_dir():
+            raise CommandError(f"--{name} {path}: there is no folder {folder}")
     where = choose_device(arguments.device)
     model, shape = _network(arguments)
     make = inference if arguments.inference else training
