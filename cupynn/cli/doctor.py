@@ -11,15 +11,19 @@ from typing import Any
 import numpy as np
 
 from cupynn import device
-from cupynn.cli import convolution_choices, kernel_examples
+from cupynn.cli import blas_core, convolution_choices, kernel_examples
 from cupynn.cli.common import add_device, choose_device, table
 from cupynn.cli.cuda_extra import nvidia_smi
 from cupynn.kernels import runtime
+from cupynn.kernels.runtime import blas
 from cupynn.train.environment import gpu_name, processor, threads, versions
 
 EPILOG = """\
 Every kernel is compiled, or taken from the cache, run on a small example, and held against its reference in NumPy.
 With CUPYNN_TUNE=1 all methods of convolution are timed for each shape. Exit status 1 where a kernel is wrong.
+
+Where OpenBLAS runs kernels for an older processor than this one, other settings are tried, each in a process of its own;
+one that makes products faster and leaves them right is named.
 
 Nothing is written but compiled kernels, to the cache folder."""
 
@@ -40,6 +44,8 @@ def run(arguments: argparse.Namespace) -> int:
     choose_device(arguments.device)
     print(table([[f"{name}:", text] for name, text in facts()], left=2))
     states = [kernel_examples.check(name) for name in kernel_examples.EXAMPLES]
+    if remedy := blas_core.remedy():
+        print(f"\nmatrix products: {remedy}")
     print(f"\nkernels on {device.default_device()} (a small example of each; mode {runtime.mode()})")
     print(_kernel_table(states))
     print(f"\nconvolutions at batch {convolution_choices.BATCH}, and the method that computes them")
@@ -95,7 +101,7 @@ def _blas() -> str:
     try:
         from threadpoolctl import threadpool_info
     except ImportError:
-        return text
+        return f"{text}, kernels for {core}" if (core := blas.core()) else text
     loaded = (pool for pool in threadpool_info() if pool["user_api"] == "blas")
     return "; ".join(
         [text, *(f"{p['num_threads']} threads, kernels for {p.get('architecture', 'any processor')}" for p in loaded)]

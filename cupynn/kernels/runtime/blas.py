@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from cupynn.device import Array, xp_of
 
 LARGE = 10**9  # multiply-adds from which a product is worth all cores
 _NAMES = ("scipy_openblas_{}_num_threads64_", "scipy_openblas_{}_num_threads", "openblas_{}_num_threads64_")
+_CORE_NAMES = ("scipy_openblas_get_corename64_", "scipy_openblas_get_corename", "openblas_get_corename64_")
 
 
 def multiply(a: Array, b: Array) -> Array:
@@ -39,17 +41,29 @@ def product(a: Array, b: Array) -> Array:
         openblas[1](threads)
 
 
+def core() -> str | None:
+    """The processor whose kernels NumPy's OpenBLAS runs, "Haswell" or "SkylakeX"; None where it has another BLAS."""
+    for library in _libraries():
+        for name in _CORE_NAMES:
+            if (get := getattr(library, name, None)) is not None:
+                get.restype = ctypes.c_char_p
+                return get().decode()
+    return None
+
+
 @functools.cache
 def _openblas() -> tuple[Callable[[], int], Callable[[int], None]] | None:
     """Functions that tell and set the threads of the OpenBLAS inside NumPy's wheel; None where it has another BLAS."""
-    package = pathlib.Path(np.__file__).parent
-    for path in (*package.parent.glob("numpy.libs/*openblas*"), *package.glob(".dylibs/*openblas*")):
-        try:
-            library = ctypes.CDLL(str(path))  # NumPy has loaded it: the same one
-        except OSError:
-            continue
+    for library in _libraries():
         for name in _NAMES:
             get, put = (getattr(library, name.format(verb), None) for verb in ("get", "set"))
             if get is not None and put is not None:
                 return get, put
     return None
+
+
+def _libraries() -> Iterator[ctypes.CDLL]:
+    package = pathlib.Path(np.__file__).parent
+    for path in (*package.parent.glob("numpy.libs/*openblas*"), *package.glob(".dylibs/*openblas*")):
+        with contextlib.suppress(OSError):
+            yield ctypes.CDLL(str(path))  # NumPy has loaded it: the same one
