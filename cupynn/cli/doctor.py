@@ -22,8 +22,8 @@ EPILOG = """\
 Every kernel is compiled, or taken from the cache, run on a small example, and held against its reference in NumPy.
 With CUPYNN_TUNE=1 all methods of convolution are timed for each shape. Exit status 1 where a kernel is wrong.
 
-Where OpenBLAS runs kernels for an older processor than this one, other settings are tried in processes of their own, and
-one that makes products faster and leaves them right is named.
+Where OpenBLAS runs kernels for an older processor than this one, other settings are tried, in other processes; one
+that makes products faster and leaves them right is named.
 
 Nothing is written but compiled kernels, to the cache folder."""
 

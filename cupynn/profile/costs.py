@@ -9,12 +9,14 @@ from types import ModuleType
 from typing import Any
 
 from cupynn.kernels import (
+    activations,
     batch_norm,
     contract,
     contract_fold,
     conv,
     cross_entropy,
     cross_layer,
+    dropout,
     im2col,
     pool,
     sgd,
@@ -29,7 +31,7 @@ def faces() -> Iterator[tuple[ModuleType, str, Ask]]:
     """(module, function, how to ask for its cost) of every pass."""
     for method in conv.METHODS.values():
         for which in ("forward", "input_gradient", "weight_gradient"):
-            yield method, which, lambda a, _, which=which: conv.cost(a["g"], _size(a["w"]))[which.replace("_", " ")]
+            yield method, which, lambda a, _, which=which: _conv(a)[which.replace("_", " ")]
     for which in ("forward_train", "forward_eval", "backward_train", "backward_eval"):
         yield batch_norm, which, lambda a, _, which=which: _batch_norm(a)[which]
     for kind in ("max", "average"):
@@ -39,6 +41,7 @@ def faces() -> Iterator[tuple[ModuleType, str, Ask]]:
         yield pool, f"adaptive_{kind}_backward", lambda a, _, kind=kind: _pool(a, a["grad"].shape)[f"{kind}_backward"]
     for which in ("forward", "backward"):
         yield whe, which, lambda a, _, w=which: whe.cost(a["x"].shape, a["a"].shape[-1], _size(a["x"]))[w]
+        yield activations, which, lambda a, _, w=which: _activation(a)[w]
         yield cross_entropy, which, lambda a, _, w=which: _cross_entropy(a)[w]
         yield contract, which, lambda a, _, w=which: _contract(contract.cost, a, "first", "second", a["groups"])[w]
         yield cross_layer, which, lambda a, _, w=which: _cross_layer(a)[w]
@@ -48,6 +51,7 @@ def faces() -> Iterator[tuple[ModuleType, str, Ask]]:
     yield contract_fold, "fold_backward", lambda a, _: _fold(a)["backward"]
     yield im2col, "im2col", lambda a, columns: _columns(a, a["image"].shape, columns)["im2col"]
     yield im2col, "col2im", lambda a, _: _columns(a, a["image_shape"], a["columns"])["col2im"]
+    yield dropout, "forward", lambda a, _: dropout.cost(a["x"].shape, _size(a["x"]))
     yield sgd, "step_many", _sgd
 
 
@@ -57,6 +61,16 @@ def _size(array: Any) -> int:
 
 def _first(result: Any) -> Any:
     return result[0] if isinstance(result, tuple) else result
+
+
+def _conv(a: dict[str, Any]) -> dict[str, Cost]:
+    maps = a["x"] if "x" in a else a["grad"]  # weights may be wider
+    return conv.cost(a["g"], _size(maps))
+
+
+def _activation(a: dict[str, Any]) -> dict[str, Cost]:
+    maps = a["x"] if "x" in a else a["saved"]
+    return activations.cost(maps.shape, _size(maps))
 
 
 def _batch_norm(a: dict[str, Any]) -> dict[str, Cost]:

@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 
 from cupynn.kernels import (
+    activations,
     batch_norm,
     contract,
     contract_fold,
     conv,
     cross_entropy,
     cross_layer,
+    dropout,
     im2col,
     pool,
     runtime,
@@ -51,6 +53,9 @@ POOLED, CORNERS = maps(4, 8, 3, 3), maps(4, 8, 2, 2)
 
 # A call of each pass, and its bytes and operations counted by hand from the docstrings of `cost`.
 CALLS = {
+    "activations.forward": (lambda: activations.forward("relu", X), (8 * SIZE, SIZE)),
+    "activations.backward": (lambda: activations.backward("relu", GRAD, X), (12 * SIZE, SIZE)),
+    "dropout.forward": (lambda: dropout.forward(X, 0.5, (1, 2)), (8 * SIZE, 25 * SIZE)),
     "batch_norm.forward_train": (lambda: batch_norm.forward_train(X, ONE, ONE, 1e-5), (12 * SIZE, 7 * SIZE)),
     "batch_norm.forward_eval": (lambda: batch_norm.forward_eval(X, ONE, ONE, ONE, ONE, 1e-5), (8 * SIZE, 3 * SIZE)),
     "batch_norm.backward_train": (
