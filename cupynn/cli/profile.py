@@ -40,6 +40,7 @@ kernels; the Python in them is what they take with two images. On a GPU every la
 Nothing is written but the files that are asked for."""
 
 MOST = 25  # rows of a table; --json has them all
+DIFFERS = 0.2  # from here on the watched and the plain step do not tell of the same thing
 TINY = 2  # images that leave Python alone: batch norm needs more than one value
 
 
@@ -144,6 +145,8 @@ def _show(found: Profile, ceilings: Ceilings | None, chain: float) -> None:
         f"{_ms(found.seconds)} ms a step, median of {found.steps} ({_ms(found.plain_seconds)} ms where nobody "
         f"watched), {found.records} records"
     )
+    if abs(found.plain_seconds / found.seconds - 1) > DIFFERS and device.default_device() == "cpu":
+        print("the two differ: other programs ran meanwhile, or the step is so short that watching it changes it")
     saved = "" if found.saved_bytes is None else f"{_mib(found.saved_bytes)} MiB saved for backward, "
     print(f"{saved}{_mib(found.peak_bytes)} MiB allocated at once")
     if ceilings is not None:
