@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cupynn.device import Array, xp_of
+from cupynn.device import Array, compute_dtype, wide, xp_of
 from cupynn.kernels import runtime
 from cupynn.kernels.conv_plan import on_device
 
@@ -40,11 +40,13 @@ def forward(x: Array, w: Array, bias: Array | None, g, out: Array | None = None)
 
 def input_gradient(grad: Array, w: Array, g, add_to: Array | None = None) -> Array:
     """dx (N, C, H, W) of geometry `g`, added to `add_to` if there is one."""
-    xp = xp_of(grad)
+    xp, dtype = xp_of(grad), grad.dtype
+    if g.o > g.c:  # the kernel adds up several filters' parts in dx, which 16 bits are too few for
+        grad = wide(grad)
     dx = xp.empty((g.n, g.c, g.h, g.w), grad.dtype)
     _convolve(xp.ascontiguousarray(grad), w, None, dx, g, "input")
     if add_to is None:
-        return dx
+        return dx.astype(dtype, copy=False)
     add_to += dx
     return add_to
 
@@ -54,23 +56,23 @@ def weight_gradient(grad: Array, x: Array, w: Array, g) -> tuple[Array, Array]:
     xp, name, plan = xp_of(x), runtime.ctype(x), _plan_of(g, x, "weight")
     # dw and dbias side by side, so that one launch adds up both
     count = w.size + g.o
-    partial, total = xp.empty((plan.grid[0], count), x.dtype), xp.empty(count, x.dtype)
+    partial, total = xp.empty((plan.grid[0], count), w.dtype), xp.empty(count, w.dtype)
     rows = tap_rows(plan.kernel[0], runtime.vector_bytes(x), runtime.is_gpu(x))
     kernel = f"weight_gradient<{name}, {plan.lanes}, {_constants(plan)}, {rows}>"
     args = (xp.ascontiguousarray(x), xp.ascontiguousarray(grad), partial, plan.data)
     runtime.launch("depthwise", kernel, plan.grid, plan.block, args, plan.shared_bytes, outputs=(partial,))
     span, threads = 1024, runtime.threads(like=x)
     args = (partial, total, count, plan.grid[0], span)
-    runtime.launch("depthwise", f"reduce<{name}>", -(-count // span), threads, args, outputs=(total,))
+    runtime.launch("depthwise", f"reduce<{runtime.ctype(w)}>", -(-count // span), threads, args, outputs=(total,))
     return total[: w.size].reshape(w.shape), total[w.size :]
 
 
 def instantiations(name: str) -> list[str]:
-    """Every kernel launched on a GPU for one scalar type."""
+    """Every kernel launched on a GPU for images of one scalar type."""
     constants = [(k, k, s) for k in TILED for s in (1, 2)] + [(0, 0, 0)]
     names = [f"convolve<{name}, 1, {kh}, {kw}, {s}, 1>" for kh, kw, s in constants]
     names += [f"weight_gradient<{name}, 1, {kh}, {kw}, {s}, {tap_rows(kh, 16, True)}>" for kh, kw, s in constants]
-    return [*names, f"reduce<{name}>"]
+    return [*names, f"reduce<{name}>"] if name in ("float", "double") else names
 
 
 def tap_rows(kernel_rows: int, vector_bytes: int, gpu: bool) -> int:
@@ -104,8 +106,9 @@ def _convolve(x, w, bias, y, g, which):
 def _plan_of(g, x, which):
     gpu = runtime.is_gpu(x)
     threads = runtime.threads(like=x, gpu=GPU["threads"])
-    lanes = 1 if gpu else runtime.vector_bytes(x) // x.dtype.itemsize
-    return _make_plan(g, which, x.dtype.itemsize, lanes, threads, gpu, x.device.id if gpu else None)
+    itemsize = compute_dtype(x.dtype).itemsize
+    lanes = 1 if gpu else runtime.vector_bytes(x) // itemsize
+    return _make_plan(g, which, itemsize, lanes, threads, gpu, x.device.id if gpu else None)
 
 
 @lru_cache(maxsize=1024)

@@ -14,6 +14,8 @@
 // stays in the first cache while all layers pass. A thread's sums lie in shared memory, its partial results in
 // (chunks, layers + 1, channels); `combine` adds the chunks up in order, so that two runs give the same bits.
 //
+// S is the type of h_l, y, g and dh_l; weights, means and sums have type T = Compute<S>.
+//
 // Floor, per element of y: L reads and 1 write, 2 L operations; backward L + 1 reads and L writes (2 L + 1 reads where
 // gradients are added), 4 L operations. Memory bandwidth bounds both.
 #include "lines.cuh"
@@ -25,24 +27,25 @@ template <typename T> __device__ __forceinline__ T* array_of(T* base, const long
 }
 
 // y at STRIPS strips of a plane, from element `at` of the arrays on.
-template <int STRIPS, int LANES, typename T>
-__device__ __forceinline__ void sum_layers(const T* base, const long long* __restrict__ table,
+template <int STRIPS, int LANES, typename T, typename S>
+__device__ __forceinline__ void sum_layers(const S* base, const long long* __restrict__ table,
                                            const T* __restrict__ weight, const T* __restrict__ mean, T start,
-                                           T* __restrict__ y, long long at, int c, int layers, int channels) {
-  using S = Strip<T, LANES>;
-  S sums[STRIPS];
-  CUPYNN_UNROLL for (int s = 0; s < STRIPS; s++) sums[s] = S::broadcast(start);
+                                           S* __restrict__ y, long long at, int c, int layers, int channels) {
+  using Lanes = Strip<T, LANES>;
+  Lanes sums[STRIPS];
+  CUPYNN_UNROLL for (int s = 0; s < STRIPS; s++) sums[s] = Lanes::broadcast(start);
   for (int l = 0; l < layers; l++) {
-    const T* from = array_of(base, table, l) + at;
+    const S* from = array_of(base, table, l) + at;
     const T factor = weight[l * channels + c], about = mean ? mean[l * channels + c] : T(0);
-    CUPYNN_UNROLL for (int s = 0; s < STRIPS; s++) sums[s] = fma(S::load(from + s * LANES) - about, factor, sums[s]);
+    CUPYNN_UNROLL for (int s = 0; s < STRIPS; s++)
+      sums[s] = fma(Lanes::load(from + s * LANES) - about, factor, sums[s]);
   }
   CUPYNN_UNROLL for (int s = 0; s < STRIPS; s++) sums[s].store(y + at + s * LANES);
 }
 
-template <typename T, int LANES, int STRIPS>
-__global__ void forward(const T* base, const long long* __restrict__ table, const T* __restrict__ weight,
-                        const T* __restrict__ mean, const T* __restrict__ bias, T* __restrict__ y, int layers,
+template <typename S, int LANES, int STRIPS, typename T = Compute<S>>
+__global__ void forward(const S* base, const long long* __restrict__ table, const T* __restrict__ weight,
+                        const T* __restrict__ mean, const T* __restrict__ bias, S* __restrict__ y, int layers,
                         int channels, int plane, long long planes, int planes_per_block) {
   const long long first = (long long)blockIdx.x * planes_per_block;
   const long long last = first + planes_per_block < planes ? first + planes_per_block : planes;
@@ -65,28 +68,28 @@ __global__ void forward(const T* base, const long long* __restrict__ table, cons
 enum { NOTHING, WRITE, ADD };
 
 // The gradient at elements i .. i + LANES - 1 of one layer, and their g * (h - mean), or g where h is null.
-template <int WANTED, int LANES, typename T>
-__device__ __forceinline__ Strip<T, LANES> pass_strip(const T* g, const T* h, T* dh, T factor, T mean, int i) {
-  using S = Strip<T, LANES>;
-  const S grad = S::load(g + i);
+template <int WANTED, int LANES, typename T, typename S>
+__device__ __forceinline__ Strip<T, LANES> pass_strip(const S* g, const S* h, S* dh, T factor, T mean, int i) {
+  using Lanes = Strip<T, LANES>;
+  const Lanes grad = Lanes::load(g + i);
   if (WANTED == WRITE) (grad * factor).store(dh + i);
-  if (WANTED == ADD) fma(grad, factor, S::load(dh + i)).store(dh + i);
-  return h ? grad * (S::load(h + i) - mean) : grad;
+  if (WANTED == ADD) fma(grad, factor, Lanes::load(dh + i)).store(dh + i);
+  return h ? grad * (Lanes::load(h + i) - mean) : grad;
 }
 
 // One layer's part of `here` channels of an image: its gradient, and the sums of g * (h - about), or of g where h is
 // null, which are added to each channel's `sums`, `pitch` strips apart. Rows of threads share the channels.
-template <int WANTED, int LANES, typename T>
-__device__ __forceinline__ void pass_layer(const T* g, const T* h, T* dh, const T* factors, const T* about, T* sums,
+template <int WANTED, int LANES, typename T, typename S>
+__device__ __forceinline__ void pass_layer(const S* g, const S* h, S* dh, const T* factors, const T* about, T* sums,
                                            int here, int plane, int pitch) {
-  using S = Strip<T, LANES>;
+  using Lanes = Strip<T, LANES>;
   constexpr int CHAINS = 4;
   const int step = blockDim.x * LANES;
   for (int k = threadIdx.y; k < here; k += blockDim.y) {
     const T factor = factors[k], mean = about ? about[k] : T(0);
     const int end = (k + 1) * plane;
     T* own = sums + k * pitch * LANES;
-    S sum[CHAINS] = {S::load(own), S::broadcast(T(0)), S::broadcast(T(0)), S::broadcast(T(0))};
+    Lanes sum[CHAINS] = {Lanes::load(own), Lanes::broadcast(T(0)), Lanes::broadcast(T(0)), Lanes::broadcast(T(0))};
     int i = k * plane + threadIdx.x * LANES;
     for (; i + (CHAINS - 1) * step + LANES <= end; i += CHAINS * step) {
       CUPYNN_UNROLL for (int s = 0; s < CHAINS; s++)
@@ -100,27 +103,28 @@ __device__ __forceinline__ void pass_layer(const T* g, const T* h, T* dh, const 
   }
 }
 
-template <typename T, int LANES>
-__global__ void backward(const T* __restrict__ grad, const T* base, const long long* __restrict__ table, T* dbase,
+template <typename S, int LANES, typename T = Compute<S>>
+__global__ void backward(const S* __restrict__ grad, const S* base, const long long* __restrict__ table, S* dbase,
                          const long long* __restrict__ dtable, const int* __restrict__ wanted,
                          const T* __restrict__ weight, const T* __restrict__ mean, T* __restrict__ partial, int layers,
                          int images, int channels, int plane, int images_per_chunk, int group) {
   extern __shared__ unsigned char shared_memory[];
-  using S = Strip<T, LANES>;
+  using Lanes = Strip<T, LANES>;
   const int c0 = blockIdx.y * group, here = at_most(group, channels - c0), team = blockDim.x;
   const int pitch = (layers + 1) * team;
   T* all_sums = register_pointer((T*)shared_memory);
   for (int k = threadIdx.y; k < here * (layers + 1); k += blockDim.y)
-    S::broadcast(T(0)).store(all_sums + (k * team + int(threadIdx.x)) * LANES);
+    Lanes::broadcast(T(0)).store(all_sums + (k * team + int(threadIdx.x)) * LANES);
   __syncthreads();
   const int image0 = blockIdx.x * images_per_chunk;
   for (int n = image0; n < at_most(image0 + images_per_chunk, images); n++) {
     const long long at = ((long long)n * channels + c0) * plane;
-    const T* g = grad + at;
+    const S* g = grad + at;
     for (int l = 0; l < layers; l++) {
-      const T *h = array_of(base, table, l) + at, *factors = weight + l * channels + c0;
-      const T* about = mean ? mean + l * channels + c0 : nullptr;
-      T *dh = array_of(dbase, dtable, l) + at, *sums = all_sums + (l * team + int(threadIdx.x)) * LANES;
+      const S* h = array_of(base, table, l) + at;
+      const T *factors = weight + l * channels + c0, *about = mean ? mean + l * channels + c0 : nullptr;
+      S* dh = array_of(dbase, dtable, l) + at;
+      T* sums = all_sums + (l * team + int(threadIdx.x)) * LANES;
       switch (wanted[l]) {
         case NOTHING: pass_layer<NOTHING, LANES>(g, h, dh, factors, about, sums, here, plane, pitch); break;
         case WRITE: pass_layer<WRITE, LANES>(g, h, dh, factors, about, sums, here, plane, pitch); break;
@@ -128,13 +132,13 @@ __global__ void backward(const T* __restrict__ grad, const T* base, const long l
       }
     }
     T* totals = all_sums + (layers * team + int(threadIdx.x)) * LANES;
-    pass_layer<NOTHING, LANES>(g, (const T*)nullptr, (T*)nullptr, weight, (const T*)nullptr, totals, here, plane,
+    pass_layer<NOTHING, LANES>(g, (const S*)nullptr, (S*)nullptr, weight, (const T*)nullptr, totals, here, plane,
                                pitch);
   }
   __syncthreads();
   for (int k = block_thread(); k < here * (layers + 1); k += block_threads()) {
-    S sum = S::load(all_sums + k * team * LANES);
-    for (int other = 1; other < team; other++) sum = sum + S::load(all_sums + (k * team + other) * LANES);
+    Lanes sum = Lanes::load(all_sums + k * team * LANES);
+    for (int other = 1; other < team; other++) sum = sum + Lanes::load(all_sums + (k * team + other) * LANES);
     partial[((long long)blockIdx.x * (layers + 1) + k % (layers + 1)) * channels + c0 + k / (layers + 1)] = sum.sum();
   }
 }
@@ -148,8 +152,8 @@ __global__ void combine(const T* __restrict__ partial, T* __restrict__ total, in
       total[k] = partial[(long long)chunk * count + k] + (chunk > 0 ? total[k] : T(0));
 }
 
-template <typename T>
-__global__ void centre(T* __restrict__ dh, const T* __restrict__ h, const T* __restrict__ mean,
+template <typename S, typename T = Compute<S>>
+__global__ void centre(S* __restrict__ dh, const S* __restrict__ h, const T* __restrict__ mean,
                        const T* __restrict__ shift, const T* __restrict__ slope, int channels, int plane,
                        long long planes, int planes_per_block) {
   const long long first = (long long)blockIdx.x * planes_per_block;
@@ -159,7 +163,7 @@ __global__ void centre(T* __restrict__ dh, const T* __restrict__ h, const T* __r
     const T about = mean[c], constant = shift[c], factor = slope[c];
     STRIP_LOOP
     for (int i = threadIdx.x; i < plane; i += blockDim.x)
-      dh[p * plane + i] += constant + factor * (h[p * plane + i] - about);
+      dh[p * plane + i] = dh[p * plane + i] + (constant + factor * (h[p * plane + i] - about));
     for (c += blockDim.y; c >= channels;) c -= channels;
   }
 }

@@ -3,6 +3,7 @@
     y[n, c] = bias[c] + sum_l weight[l, c] * (h_l[n, c] - mean[l, c])            [DelugeNets, equation 1, with mean 0]
 
 h_l and y (N, C, H, W), weight and mean (L, C), bias (C). The arrays h_l are read where they are: nothing is stacked.
+Where h_l are float16 or bfloat16, so are y and gradients to h_l, and all else is float32.
 With weight / sqrt(variance + eps) for the weight this is a sum of batch norms, the form of the DelugeNets authors.
 """
 
@@ -13,7 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cupynn.device import Array, xp_of
+from cupynn.device import Array, compute_dtype, is_floating, wide, xp_of
 from cupynn.kernels import batch_norm, runtime
 
 MOST_LAYERS = 64
@@ -28,8 +29,8 @@ def forward(inputs: Sequence[Array], weight: Array, bias: Array | None = None, m
     """y (N, C, H, W); see the top of this file. Raises ValueError or TypeError for arrays that do not fit."""
     check(inputs, weight, bias, mean)
     x = inputs[0]
-    if x.size == 0 or not runtime.compiled_for(*inputs, weight, bias, mean):
-        return reference_forward(inputs, weight, bias, mean)
+    if x.size == 0 or not runtime.compiled_for(*inputs, weight, bias, mean, narrow=True):
+        return reference_forward([wide(h) for h in inputs], weight, bias, mean).astype(x.dtype, copy=False)
     xp, (n, c), plane = xp_of(x), x.shape[:2], math.prod(x.shape[2:])
     inputs, weight, bias, mean = _contiguous(*inputs), *_contiguous(weight, bias, mean)
     gpu, y = runtime.is_gpu(x), xp.empty(x.shape, x.dtype)
@@ -69,8 +70,8 @@ def backward(
                 f"cross_layer: {name} must be {x.dtype} of shape {x.shape}; got {array.dtype} of shape {array.shape}"
             )
     in_place = all(a is None or a.flags.c_contiguous for a in outputs)
-    if x.size == 0 or not in_place or not runtime.compiled_for(grad, *inputs, weight, mean, *outputs):
-        return reference_backward(grad, inputs, weight, mean, outputs, add)
+    if x.size == 0 or not in_place or not runtime.compiled_for(grad, *inputs, weight, mean, *outputs, narrow=True):
+        return reference_backward(wide(grad), [wide(h) for h in inputs], weight, mean, outputs, add)
     xp, (n, c), plane, layers = xp_of(x), x.shape[:2], math.prod(x.shape[2:]), len(inputs)
     gpu, lanes, threads = runtime.is_gpu(x), _lanes(x), runtime.threads(like=x, gpu=64)
     inputs, grad, weight, mean = _contiguous(*inputs), *_contiguous(grad, weight, mean)
@@ -81,8 +82,8 @@ def backward(
     grid = (-(-n // images), -(-c // group))
     across = min(threads, 1 << (-(-plane // lanes) - 1).bit_length())
     block = (across, threads // across if group > 1 else 1)
-    shared = group * (layers + 1) * across * lanes * x.dtype.itemsize
-    partial, total = xp.empty((grid[0], layers + 1, c), x.dtype), xp.empty((layers + 1, c), x.dtype)
+    shared = group * (layers + 1) * across * lanes * weight.dtype.itemsize
+    partial, total = xp.empty((grid[0], layers + 1, c), weight.dtype), xp.empty((layers + 1, c), weight.dtype)
     wanted = [NOTHING if a is None else ADD if added else WRITE for a, added in zip(outputs, add, strict=True)]
     base, table = _table(inputs, xp)
     dbase, dtable = _table(outputs, xp)
@@ -95,14 +96,14 @@ def backward(
     _spread(dbase, outputs)
     span = 1024
     args, blocks = (partial, total, total.size, grid[0], span), -(-total.size // span)
-    runtime.launch("cross_layer", f"combine<{runtime.ctype(x)}>", blocks, threads, args, outputs=(total,))
+    runtime.launch("cross_layer", f"combine<{runtime.ctype(total)}>", blocks, threads, args, outputs=(total,))
     return total[:layers], total[layers]
 
 
 def centre(dh: Array, h: Array, mean: Array, shift: Array, slope: Array) -> None:
     """dh += shift + slope * (h - mean), per channel and in place: batch norm's gradient through its statistics."""
-    if dh.size == 0 or not dh.flags.c_contiguous or not runtime.compiled_for(dh, h, mean, shift, slope):
-        dh += _channels(shift) + _channels(slope) * (h - _channels(mean))
+    if dh.size == 0 or not dh.flags.c_contiguous or not runtime.compiled_for(dh, h, mean, shift, slope, narrow=True):
+        dh += (_channels(shift) + _channels(slope) * (wide(h) - _channels(mean))).astype(dh.dtype, copy=False)
         return
     h, mean, shift, slope = _contiguous(h, mean, shift, slope)
     grid, block, per_block = _planes(h)
@@ -118,8 +119,8 @@ def statistics(h: Array) -> tuple[Array, Array]:
         raise ValueError(
             f"cross_layer: batch statistics need more than one value per channel, N * H * W > 1; h has shape {h.shape}"
         )
-    if not runtime.compiled_for(h):
-        return batch_norm.reference_forward_train(h, None, None, 0.0)[1:3]
+    if not runtime.compiled_for(h, narrow=True):
+        return batch_norm.reference_forward_train(wide(h), None, None, 0.0)[1:3]
     return batch_norm.statistics(h, 0.0)[:2]
 
 
@@ -153,13 +154,14 @@ def instantiations() -> list[str]:
     """Every kernel that may be launched on a GPU."""
     return [
         name
-        for t in ("float", "double")
+        for t in ("float", "double", "Half", "BFloat16")
         for name in (f"forward<{t}, 1, {STRIPS[True]}>", f"backward<{t}, 1>", f"combine<{t}>", f"centre<{t}>")
+        if name not in ("combine<Half>", "combine<BFloat16>")
     ]
 
 
 def _lanes(x):
-    return 1 if runtime.is_gpu(x) else runtime.vector_bytes(x) // x.dtype.itemsize
+    return 1 if runtime.is_gpu(x) else runtime.vector_bytes(x) // compute_dtype(x.dtype).itemsize
 
 
 def _planes(x):
@@ -205,9 +207,9 @@ def check(inputs, weight, bias=None, mean=None):
     if not 1 <= len(inputs) <= MOST_LAYERS:
         raise ValueError(f"cross_layer_depthwise: needs 1 to {MOST_LAYERS} inputs; got {len(inputs)}")
     x = inputs[0]
-    if x.ndim != 4 or x.dtype not in ("float32", "float64"):
+    if x.ndim != 4 or not is_floating(x.dtype):
         error = ValueError if x.ndim != 4 else TypeError
-        wanted = "inputs must be (N, C, H, W), float32 or float64"
+        wanted = "inputs must be (N, C, H, W), float16, bfloat16, float32 or float64"
         raise error(f"cross_layer_depthwise: {wanted}; input 0 is {x.dtype} of shape {x.shape}")
     wanted = (len(inputs), x.shape[1])
     each = {f"input {i}": (h, x.shape) for i, h in enumerate(inputs)}
@@ -218,5 +220,8 @@ def check(inputs, weight, bias=None, mean=None):
                 f"cross_layer_depthwise: {len(inputs)} inputs, the first of shape {x.shape}, need {name} of shape "
                 f"{shape}; it has shape {array.shape}"
             )
-        if array is not None and array.dtype != x.dtype:
-            raise TypeError(f"cross_layer_depthwise: {name} must be {x.dtype} as input 0 is; it is {array.dtype}")
+        dtype = x.dtype if name.startswith("input") else compute_dtype(x.dtype)
+        if array is not None and array.dtype != dtype:
+            raise TypeError(
+                f"cross_layer_depthwise: {name} must be {dtype} where input 0 is {x.dtype}; it is {array.dtype}"
+            )

@@ -17,6 +17,8 @@
 // strip costs (ROWS + KH - 1) KW / ROWS loads, not KH KW. `weight_gradient` keeps the sums of TAP_ROWS KW taps instead.
 // KH, KW, STRIDE are constants; KH = 0 stands for any size, stride and dilation.
 //
+// S is the type of x, y, g and dx; tiles, w and sums have type T = Compute<S>.
+//
 // Threads: x along a row, y over rows, z over planes. Floor: read and write every array once, two operations per tap
 // and output. Memory bandwidth bounds it.
 #include "lines.cuh"
@@ -76,32 +78,32 @@ __device__ __forceinline__ void zip(T* to, Strip<T, LANES> a, Strip<T, LANES> b)
 }
 
 // a[k * 2 + image] = from[image * image_pitch + 2 k + odd] for two images, or a[k] = from[2 k + odd] for one.
-template <int IMAGES, int LANES, typename T>
-__device__ __forceinline__ Strip<T, LANES> thinned(const T* from, long long image_pitch, bool odd) {
-  using S = Strip<T, LANES>;
-  const S a = S::load(from), b = S::load(IMAGES == 2 ? from + image_pitch : from + LANES);
+template <typename T, int IMAGES, int LANES, typename S>
+__device__ __forceinline__ Strip<T, LANES> thinned(const S* from, long long image_pitch, bool odd) {
+  using Lanes = Strip<T, LANES>;
+  const Lanes a = Lanes::load(from), b = Lanes::load(IMAGES == 2 ? from + image_pitch : from + LANES);
   auto even = [](int i) { return IMAGES == 2 ? i % 2 * LANES + i / 2 * 2 : 2 * i; };
   return odd ? shuffle(a, b, [even](int i) { return even(i) + 1; }) : shuffle(a, b, even);
 }
 
 // to[k * IMAGES + image] = from[image * image_pitch + 2 k + odd] for k < LANES / IMAGES.
-template <int IMAGES, int LANES, typename T>
-__device__ __forceinline__ void thin_strip(T* to, const T* from, long long image_pitch, bool odd) {
+template <int IMAGES, int LANES, typename T, typename S>
+__device__ __forceinline__ void thin_strip(T* to, const S* from, long long image_pitch, bool odd) {
   if constexpr (IMAGES == 4) {
     constexpr int HALF = LANES / 2;
-    const Strip<T, HALF> a = thinned<2, HALF>(from, image_pitch, odd);
-    const Strip<T, HALF> b = thinned<2, HALF>(from + 2 * image_pitch, image_pitch, odd);
+    const Strip<T, HALF> a = thinned<T, 2, HALF>(from, image_pitch, odd);
+    const Strip<T, HALF> b = thinned<T, 2, HALF>(from + 2 * image_pitch, image_pitch, odd);
     auto pairs = [](int i) { return i / 2 % 2 * HALF + i / 4 * 2 + i % 2; };  // a0 a1 b0 b1 a2 a3 b2 b3 ...
     shuffle(a, b, pairs).store(to);
     shuffle(a, b, [pairs](int i) { return pairs(i) + HALF / 2; }).store(to + HALF);
   } else {
-    thinned<IMAGES, LANES>(from, image_pitch, odd).store(to);
+    thinned<T, IMAGES, LANES>(from, image_pitch, odd).store(to);
   }
 }
 
 // to[k * step] = from[k] for k < count; of the `room` elements, what lies between stays as it is or becomes 0.
-template <typename T, int LANES>
-__device__ __forceinline__ void spread_line(T* __restrict__ to, const T* __restrict__ from, int step, int count,
+template <typename T, int LANES, typename S>
+__device__ __forceinline__ void spread_line(T* __restrict__ to, const S* __restrict__ from, int step, int count,
                                             int room) {
   int k = threadIdx.x;
   if constexpr (LANES > 1) {
@@ -113,8 +115,8 @@ __device__ __forceinline__ void spread_line(T* __restrict__ to, const T* __restr
 }
 
 // to[k] = from[k * step] for k < count.
-template <typename T, int LANES>
-__device__ __forceinline__ void thin_line(T* __restrict__ to, const T* __restrict__ from, int step, int count) {
+template <typename T, int LANES, typename S>
+__device__ __forceinline__ void thin_line(T* __restrict__ to, const S* __restrict__ from, int step, int count) {
   int k = threadIdx.x * LANES, whole = step <= 2 ? count / LANES * LANES : 0;
   if (step == 1) {
     for (; k < whole; k += blockDim.x * LANES) Strip<T, LANES>::load(from + k).store(to + k);
@@ -129,8 +131,8 @@ __device__ __forceinline__ void thin_line(T* __restrict__ to, const T* __restric
 enum { SPREAD, STRIP, THIN_STRIP, THIN };
 
 // The lines of one part of the tile, HOW one line goes.
-template <int HOW, int IMAGES, typename T, int LANES>
-__device__ __forceinline__ void copy_lines(T* __restrict__ to, const T* __restrict__ from, long long to_pitch,
+template <int HOW, int IMAGES, typename T, int LANES, typename S>
+__device__ __forceinline__ void copy_lines(T* __restrict__ to, const S* __restrict__ from, long long to_pitch,
                                            long long from_pitch, int lines, const Part& part, const Plan& p,
                                            long long image_pitch, int present) {
   constexpr int COLUMNS = LANES / IMAGES;
@@ -147,7 +149,7 @@ __device__ __forceinline__ void copy_lines(T* __restrict__ to, const T* __restri
       for (int k = threadIdx.x; k < part.count; k += blockDim.x)
         for (int image = 0; image < IMAGES; image++)
           to[k * p.spread_columns * IMAGES + image] =
-              image < present ? from[image * image_pitch + k * p.column_step] : T(0);
+              image < present ? T(from[image * image_pitch + k * p.column_step]) : T(0);
     else if constexpr (HOW == SPREAD)
       spread_line<T, (LANES > 1 ? LANES / 2 : 1)>(to, from, p.spread_columns, part.count, p.phase_pitch - part.to);
     else
@@ -157,8 +159,8 @@ __device__ __forceinline__ void copy_lines(T* __restrict__ to, const T* __restri
 
 // Stage tile rows [0, rows) of a plane, or of the same plane of IMAGES images, `present` of which exist, side by side.
 // The first row is row `row0` of the padded plane. Where there is no pixel the tile is zero before, and stays so.
-template <int IMAGES, typename T, int LANES>
-__device__ __forceinline__ void stage(const T* __restrict__ plane, T* __restrict__ tile, const Plan& p, int row0,
+template <int IMAGES, typename T, int LANES, typename S>
+__device__ __forceinline__ void stage(const S* __restrict__ plane, T* __restrict__ tile, const Plan& p, int row0,
                                       int rows, long long image_pitch, int present) {
   const int above = p.pad_rows - row0;  // tile row r shows row (r - above) / spread_rows of the plane
   const int skipped = above < 0 ? divide_up(-above, p.spread_rows) : 0;
@@ -168,7 +170,7 @@ __device__ __forceinline__ void stage(const T* __restrict__ plane, T* __restrict
   const long long from_pitch = (long long)blockDim.y * p.in_columns;
   for (int phase = 0; phase < p.phases; phase++) {
     const Part part = parts_of(p)[phase];
-    const T* from = plane + (long long)(skipped + int(threadIdx.y)) * p.in_columns + part.from;
+    const S* from = plane + (long long)(skipped + int(threadIdx.y)) * p.in_columns + part.from;
     T* to = tile + (first + int(threadIdx.y) * p.spread_rows) * pitch + part.to;
     const bool strip = blockDim.x == 1 && part.count == LANES / IMAGES && present == IMAGES && p.spread_columns == 1;
 #define CUPYNN_COPY(HOW) \
@@ -216,24 +218,24 @@ __device__ __forceinline__ void correlate(const T* at, const Plan& p, const T* w
 }
 
 // COUNT rows of the output from row `row` of the band on; `out` is the band's first element.
-template <int KH, int KW, int STRIDE, int LANES, int IMAGES, int COUNT, typename T>
+template <int KH, int KW, int STRIDE, int LANES, int IMAGES, int COUNT, typename T, typename S>
 __device__ __forceinline__ void write_rows(const T* tile, const Plan& p, const T* weight, const T* w, T start, bool add,
-                                           T* __restrict__ out, int row, long long image_pitch, int present) {
-  using S = Strip<T, LANES>;
+                                           S* __restrict__ out, int row, long long image_pitch, int present) {
+  using Lanes = Strip<T, LANES>;
   const T* at = tile + row * p.row_step * p.phases * p.phase_pitch;
   for (int q = threadIdx.x * LANES; q < p.out_columns * IMAGES; q += blockDim.x * LANES) {
-    S sums[COUNT];
-    CUPYNN_UNROLL for (int r = 0; r < COUNT; r++) sums[r] = S::broadcast(start);
+    Lanes sums[COUNT];
+    CUPYNN_UNROLL for (int r = 0; r < COUNT; r++) sums[r] = Lanes::broadcast(start);
     correlate<KH, KW, STRIDE, IMAGES>(at + q, p, weight, w, sums);
     const int count = p.out_columns - q;
     CUPYNN_UNROLL for (int r = 0; r < COUNT; r++) {
-      T* to = out + (row + r) * p.out_columns + q;
+      S* to = out + (row + r) * p.out_columns + q;
       if constexpr (IMAGES > 1) {
         T lanes[LANES];
         sums[r].store(lanes);
         separate_lines<T, LANES, IMAGES>(lanes, to, image_pitch, present, 1, LANES / IMAGES, add);
       } else if (count >= LANES) {
-        (add ? sums[r] + S::load(to) : sums[r]).store(to);
+        (add ? sums[r] + Lanes::load(to) : sums[r]).store(to);
       } else {
         T lanes[LANES];
         sums[r].store(lanes);
@@ -245,9 +247,9 @@ __device__ __forceinline__ void write_rows(const T* tile, const Plan& p, const T
   }
 }
 
-template <typename T, int LANES, int KH, int KW, int STRIDE, int IMAGES>
-__global__ void convolve(const T* __restrict__ x, const T* __restrict__ w, const T* __restrict__ bias,
-                         T* __restrict__ y, const int* __restrict__ plan) {
+template <typename S, int LANES, int KH, int KW, int STRIDE, int IMAGES, typename T = Compute<S>>
+__global__ void convolve(const S* __restrict__ x, const T* __restrict__ w, const T* __restrict__ bias,
+                         S* __restrict__ y, const int* __restrict__ plan) {
   extern __shared__ unsigned char shared_memory[];
   const Plan& p = *(const Plan*)plan;
   T* tile = register_pointer((T*)shared_memory) + threadIdx.z * p.tile;
@@ -264,7 +266,7 @@ __global__ void convolve(const T* __restrict__ x, const T* __restrict__ w, const
     const bool active = image < p.images;  // the others only wait
     const int row0 = band * p.band, rows = active ? at_most(p.band, p.out_rows - row0) : 0;
     const int present = at_most(IMAGES, p.images - image);
-    T* out = y + ((long long)image * p.planes + plane) * out_size + row0 * p.out_columns;
+    S* out = y + ((long long)image * p.planes + plane) * out_size + row0 * p.out_columns;
     for (int m = 0; m < p.inputs; m++) {
       const long long wanted = (long long)image * in_planes + input + m;
       __syncthreads();  // the tile that was there has been read
@@ -303,8 +305,8 @@ __global__ void convolve(const T* __restrict__ x, const T* __restrict__ w, const
 }
 
 // from[k] for k < count, zeros behind.
-template <typename T, int LANES>
-__device__ __forceinline__ Strip<T, LANES> load_some(const T* from, int count) {
+template <typename T, int LANES, typename S>
+__device__ __forceinline__ Strip<T, LANES> load_some(const S* from, int count) {
   if (count >= LANES) return Strip<T, LANES>::load(from);
   T lanes[LANES] = {};
   if constexpr (LANES > 1) copy_part<T, LANES / 2>(lanes, from, count);
@@ -312,8 +314,8 @@ __device__ __forceinline__ Strip<T, LANES> load_some(const T* from, int count) {
 }
 
 // taps[i][j] += the products at COUNT rows of the gradient, for the kernel rows [I0, I0 + TAP_ROWS).
-template <int KW, int STRIDE, int I0, int TAP_ROWS, int COUNT, typename T, int LANES>
-__device__ __forceinline__ void gather(const T* tile, const T* __restrict__ grad, const Plan& p, int row,
+template <int KW, int STRIDE, int I0, int TAP_ROWS, int COUNT, typename T, int LANES, typename Storage>
+__device__ __forceinline__ void gather(const T* tile, const Storage* __restrict__ grad, const Plan& p, int row,
                                        Strip<T, LANES> (&taps)[TAP_ROWS * KW], Strip<T, LANES>& total) {
   using S = Strip<T, LANES>;
   const T* band = tile + (row * STRIDE + I0) * (STRIDE * p.phase_pitch);
@@ -339,8 +341,8 @@ __device__ __forceinline__ void gather(const T* tile, const T* __restrict__ grad
 }
 
 // Add one band's products to a thread's sums, which lie `pitch` apart: the taps', then the gradient's own.
-template <int KH, int KW, int STRIDE, int TAP_ROWS, int I0, typename T, int LANES>
-__device__ __forceinline__ void add_taps(const T* tile, const T* __restrict__ grad, const Plan& p, int rows, T* sums,
+template <int KH, int KW, int STRIDE, int TAP_ROWS, int I0, typename T, int LANES, typename Storage>
+__device__ __forceinline__ void add_taps(const T* tile, const Storage* __restrict__ grad, const Plan& p, int rows, T* sums,
                                          int pitch) {
   using S = Strip<T, LANES>;
   constexpr int HERE = I0 + TAP_ROWS > KH ? KH - I0 : TAP_ROWS;
@@ -357,8 +359,8 @@ __device__ __forceinline__ void add_taps(const T* tile, const T* __restrict__ gr
 }
 
 // The same for any kernel: one tap after the other, the last "tap" being the gradient's own sum.
-template <typename T, int LANES>
-__device__ void add_any_taps(const T* tile, const T* __restrict__ grad, const Plan& p, int rows, T* sums, int pitch) {
+template <typename T, int LANES, typename Storage>
+__device__ void add_any_taps(const T* tile, const Storage* __restrict__ grad, const Plan& p, int rows, T* sums, int pitch) {
   using S = Strip<T, LANES>;
   const int line = p.phases * p.phase_pitch, *shifts = shifts_of(p), taps = p.kernel_rows * p.kernel_columns;
   for (int tap = 0; tap <= taps; tap++) {
@@ -376,11 +378,11 @@ __device__ void add_any_taps(const T* tile, const T* __restrict__ grad, const Pl
 
 // partial (chunks of images, filters * taps + filters): a chunk's sums for dw, then for dbias. A block takes `group`
 // neighbouring filters, so that what it reads of one image lies together.
-template <typename T, int LANES, int KH, int KW, int STRIDE, int TAP_ROWS>
-__global__ void weight_gradient(const T* __restrict__ x, const T* __restrict__ grad, T* __restrict__ partial,
+template <typename S, int LANES, int KH, int KW, int STRIDE, int TAP_ROWS, typename T = Compute<S>>
+__global__ void weight_gradient(const S* __restrict__ x, const S* __restrict__ grad, T* __restrict__ partial,
                                 const int* __restrict__ plan) {
   extern __shared__ unsigned char shared_memory[];
-  using S = Strip<T, LANES>;
+  using Lanes = Strip<T, LANES>;
   const Plan& p = *(const Plan*)plan;
   const int taps = p.kernel_rows * p.kernel_columns, team = blockDim.x * blockDim.y;
   const int member = threadIdx.y * blockDim.x + threadIdx.x, pitch = team * LANES, filter0 = blockIdx.y * p.group;
@@ -388,7 +390,8 @@ __global__ void weight_gradient(const T* __restrict__ x, const T* __restrict__ g
   T* tile = all_sums + p.group * (taps + 1) * pitch + threadIdx.z * p.tile;
   const int group = at_most(p.group, p.filters - filter0);
   for (int f = threadIdx.z; f < group; f += blockDim.z)
-    for (int k = 0; k <= taps; k++) S::broadcast(T(0)).store(all_sums + (f * (taps + 1) + k) * pitch + member * LANES);
+    for (int k = 0; k <= taps; k++)
+      Lanes::broadcast(T(0)).store(all_sums + (f * (taps + 1) + k) * pitch + member * LANES);
   clear(tile, p);
   const int image0 = blockIdx.x * p.share;
   for (int n = image0; n < at_most(image0 + p.share, p.images); n++)
@@ -406,7 +409,7 @@ __global__ void weight_gradient(const T* __restrict__ x, const T* __restrict__ g
                              (rows - 1) * p.row_step + (p.kernel_rows - 1) * p.row_dilation + 1, 0, 1);
         __syncthreads();
         if (f >= group) continue;
-        const T* g = grad + (plane * p.out_rows + row0) * p.out_columns;
+        const S* g = grad + (plane * p.out_rows + row0) * p.out_columns;
         T* sums = all_sums + f * (taps + 1) * pitch + member * LANES;
         if constexpr (KH > 0)
           add_taps<KH, KW, STRIDE, TAP_ROWS, 0, T, LANES>(tile, g, p, rows, sums, pitch);
@@ -416,8 +419,8 @@ __global__ void weight_gradient(const T* __restrict__ x, const T* __restrict__ g
   __syncthreads();
   T* out = partial + (long long)blockIdx.x * p.filters * (taps + 1);
   for (int k = block_thread(); k < group * (taps + 1); k += block_threads()) {
-    S sum = S::load(all_sums + k * pitch);
-    for (int other = 1; other < team; other++) sum = sum + S::load(all_sums + k * pitch + other * LANES);
+    Lanes sum = Lanes::load(all_sums + k * pitch);
+    for (int other = 1; other < team; other++) sum = sum + Lanes::load(all_sums + k * pitch + other * LANES);
     const int filter = filter0 + k / (taps + 1), tap = k % (taps + 1);
     out[tap < taps ? filter * taps + tap : p.filters * taps + filter] = sum.sum();
   }

@@ -4,12 +4,13 @@
         + sum_{i,j} w[c, m, i, j] x[n, c, p*stride + i*dilation - padding, q*stride + j*dilation - padding]
 
 x (N, C, H, W), w (C, M, KH, KW) with the multiplier M, bias (C*M), y (N, C*M, OH, OW); zeros outside x. It is a
-convolution with as many groups as channels.
+convolution with as many groups as channels. Where x is float16 or bfloat16, so are y and gradients to x, while w, bias
+and their gradients are float32.
 """
 
 from __future__ import annotations
 
-from cupynn.device import Array, xp_of
+from cupynn.device import Array, compute_dtype, is_floating, wide, xp_of
 from cupynn.kernels import conv, conv_depthwise, runtime
 
 
@@ -17,7 +18,7 @@ def forward(x: Array, w: Array, bias: Array | None = None, stride=1, padding=0, 
     """The convolution of every channel of x with its kernels; see the top of this file."""
     g = _geometry(x, w, bias, stride, padding, dilation)
     if not _compiled(g, x, w, bias):
-        return reference_forward(x, w, bias, stride, padding, dilation)
+        return reference_forward(wide(x), w, bias, stride, padding, dilation).astype(x.dtype, copy=False)
     contiguous = xp_of(x).ascontiguousarray
     bias = None if bias is None else contiguous(bias)
     return conv_depthwise.forward(contiguous(x), contiguous(w), bias, g)
@@ -32,7 +33,8 @@ def backward(grad: Array, x: Array, w: Array, stride=1, padding=0, dilation=1, n
             f"got {grad.dtype} of shape {grad.shape}"
         )
     if not _compiled(g, grad, x, w):
-        return reference_backward(grad, x, w, stride, padding, dilation, needs)
+        dx, dw, dbias = reference_backward(wide(grad), wide(x), w, stride, padding, dilation, needs)
+        return None if dx is None else dx.astype(x.dtype, copy=False), dw, dbias
     contiguous = xp_of(x).ascontiguousarray
     grad, dx, dw, dbias = contiguous(grad), None, None, None
     if needs[0]:
@@ -40,7 +42,7 @@ def backward(grad: Array, x: Array, w: Array, stride=1, padding=0, dilation=1, n
     if needs[1]:
         dw, dbias = conv_depthwise.weight_gradient(grad, contiguous(x), w, g)
     elif needs[2]:
-        dbias = grad.sum(axis=(0, 2, 3))
+        dbias = grad.sum(axis=(0, 2, 3), dtype=w.dtype)
     return dx, dw, dbias if needs[2] else None
 
 
@@ -81,7 +83,7 @@ def cost(g: conv.Geometry, itemsize: int = 4) -> dict[str, tuple[int, int]]:
 
 def instantiations() -> list[str]:
     """Every kernel of `depthwise.cu` that is launched on a GPU."""
-    return [name for T in ("float", "double") for name in conv_depthwise.instantiations(T)]
+    return [name for T in ("float", "double", "Half", "BFloat16") for name in conv_depthwise.instantiations(T)]
 
 
 def _geometry(x, w, bias, stride, padding, dilation) -> conv.Geometry:
@@ -91,9 +93,13 @@ def _geometry(x, w, bias, stride, padding, dilation) -> conv.Geometry:
         raise ValueError(f"depthwise_conv2d: x has shape {x.shape}, so {wanted}; weight has shape {w.shape}")
     channels, multiplier, kh, kw = w.shape
     g = conv.geometry(x.shape, (channels * multiplier, 1, kh, kw), stride, padding, dilation, channels)
-    if x.dtype != w.dtype or x.dtype.kind != "f" or (bias is not None and bias.dtype != x.dtype):
+    wanted = compute_dtype(x.dtype)
+    if w.dtype != wanted or not is_floating(x.dtype) or (bias is not None and bias.dtype != wanted):
         given = ", ".join(str(a.dtype) for a in (x, w, bias) if a is not None)
-        raise TypeError(f"depthwise_conv2d: x, weight and bias must share one floating-point dtype; got {given}")
+        raise TypeError(
+            f"depthwise_conv2d: x, weight and bias must share one floating-point dtype; got {given} "
+            "(where x is float16 or bfloat16, weight and bias are float32)"
+        )
     if bias is not None and bias.shape != (g.o,):
         raise ValueError(
             f"depthwise_conv2d: weight has shape {w.shape}, so bias must be (C * multiplier,) = ({g.o},); "
@@ -103,7 +109,7 @@ def _geometry(x, w, bias, stride, padding, dilation) -> conv.Geometry:
 
 
 def _compiled(g, *arrays) -> bool:
-    return g.n > 0 and runtime.compiled_for(*arrays) and conv_depthwise.fits(g, arrays[0])
+    return g.n > 0 and runtime.compiled_for(*arrays, narrow=True) and conv_depthwise.fits(g, arrays[0])
 
 
 def _padded(x, g):

@@ -10,6 +10,8 @@
 // x, y, dy, dx: (N, C, H, W), plane = H W; A, B, C, D: (C/g, g, g). All contiguous. Pixels are counted over the whole
 // batch, q = n plane + p, so that strips are full also where a plane is smaller than a strip.
 //
+// S is the type of x, y, dy and dx; all else has type T = Compute<S>.
+//
 // A hidden unit exists in registers only. A thread keeps the g inputs of a strip of pixels (in registers on the GPU, in
 // the nearest cache on the CPU) and takes ROWS outputs at a time; weights come from shared memory, for all pixels of
 // the strip at once. G is the group size as a constant, or 0 for any size up to 32, given at run time.
@@ -109,14 +111,14 @@ template <typename T, int LANES> struct Pixels {
             at[lane] = images.at(n0 + q / plane, q % plane);
         }
     }
-    __device__ __forceinline__ Strip<T, LANES> load(const T* channel) const {
+    template <typename S> __device__ __forceinline__ Strip<T, LANES> load(const S* channel) const {
         if (neighbours) return Strip<T, LANES>::load(channel + at[0]);
         T values[LANES];
         CUPYNN_UNROLL
-        for (int lane = 0; lane < LANES; lane++) values[lane] = lane < present ? channel[at[lane]] : T(0);
+        for (int lane = 0; lane < LANES; lane++) values[lane] = lane < present ? T(channel[at[lane]]) : T(0);
         return Strip<T, LANES>::load(values);
     }
-    __device__ __forceinline__ void store(T* channel, const Strip<T, LANES>& strip) const {
+    template <typename S> __device__ __forceinline__ void store(S* channel, const Strip<T, LANES>& strip) const {
         if (neighbours) return strip.store(channel + at[0]);
         T values[LANES];
         strip.store(values);
@@ -148,12 +150,12 @@ __device__ Unit<T>* stage_units(unsigned char* shared, const T* __restrict__ a, 
 
 // Grid (parts of the batch, groups). A block takes `strips` strips per thread; neighbouring threads take neighbouring
 // pixels.
-template <typename T, int G, int LANES, int ROWS, int F>
-__global__ void forward(const T* __restrict__ x, const T* __restrict__ a, const T* __restrict__ b,
-                        const T* __restrict__ c, const T* __restrict__ d, T* __restrict__ y, long long pixels,
+template <typename S, int G, int LANES, int ROWS, int F, typename T = Compute<S>>
+__global__ void forward(const S* __restrict__ x, const T* __restrict__ a, const T* __restrict__ b,
+                        const T* __restrict__ c, const T* __restrict__ d, S* __restrict__ y, long long pixels,
                         int channels, int plane, int any_g, int strips) {
     extern __shared__ unsigned char shared_memory[];
-    using S = Strip<T, LANES>;
+    using Lanes = Strip<T, LANES>;
     const int g = G ? G : any_g;
     const Images images = {pixels, channels, plane, int(blockIdx.y) * g};
     const Unit<T>* units = stage_units(shared_memory, a, b, c, d, blockIdx.y, g);
@@ -162,7 +164,7 @@ __global__ void forward(const T* __restrict__ x, const T* __restrict__ a, const 
     for (int first = threadIdx.x; first < share; first += LANES * blockDim.x) {
         const Pixels<T, LANES> strip(images, (long long)blockIdx.x * share, first, blockDim.x);
         if (strip.present == 0) break;
-        S xs[G ? G : MOST];
+        Lanes xs[G ? G : MOST];
         HIDDEN_LOOP
         for (int j = 0; j < g; j++) {
             const long long channel = (long long)j * plane, ahead = channel + strip.at[0] + 2 * LANES;
@@ -171,18 +173,18 @@ __global__ void forward(const T* __restrict__ x, const T* __restrict__ a, const 
             xs[j] = strip.load(x + channel);
         }
         for (int i = 0; i < g; i += ROWS) {
-            S own[ROWS], sum[ROWS];
+            Lanes own[ROWS], sum[ROWS];
             CUPYNN_UNROLL
             for (int r = 0; r < ROWS; r++) {
                 own[r] = in_register(strip.load(x + (long long)(i + r) * plane));
-                sum[r] = S::broadcast(T(0));
+                sum[r] = Lanes::broadcast(T(0));
             }
             HIDDEN_LOOP
             for (int j = 0; j < g; j++) {
                 CUPYNN_UNROLL
                 for (int r = 0; r < ROWS; r++) {
                     const Unit<T> w = units[(i + r) * g + j];
-                    const S h = fma(own[r], w.a, fma(xs[j], w.b, S::broadcast(w.c)));
+                    const Lanes h = fma(own[r], w.a, fma(xs[j], w.b, Lanes::broadcast(w.c)));
                     sum[r] = fma(activate<F>(h), w.d, sum[r]);
                 }
             }
@@ -234,9 +236,9 @@ __device__ __forceinline__ void sum_units(const T* xs, const T* grads, const Uni
 
 // dx of the strip at `at` of a tile. The part of dx(i) that comes from h(i,j) takes the place of dy(i), which no other
 // thread reads any more.
-template <typename T, int G, int LANES, int ROWS, int F>
+template <typename T, int G, int LANES, int ROWS, int F, typename Storage>
 __device__ __forceinline__ void input_gradient(const T* xs, T* grads, const Unit<T>* units, int g, int pitch, int at,
-                                               const Pixels<T, LANES>& strip, T* dx, int plane) {
+                                               const Pixels<T, LANES>& strip, Storage* dx, int plane) {
     using S = Strip<T, LANES>;
     S in[G ? G : MOST], out[G ? G : MOST];
     HIDDEN_LOOP
@@ -276,9 +278,9 @@ __device__ __forceinline__ void input_gradient(const T* xs, T* grads, const Unit
 
 // dx, and partial (blocks, slices, sums, C/g, g, g): the weights' sums over a block's tiles. Grid (blocks, groups).
 // A tile has `tile` pixels; `slices` threads share the pixels of a tile for the same hidden units.
-template <typename T, int G, int LANES, int STRIPS, int ROWS, int F>
-__global__ void backward(const T* __restrict__ grad, const T* __restrict__ x, const T* __restrict__ a,
-                         const T* __restrict__ b, const T* __restrict__ c, const T* __restrict__ d, T* __restrict__ dx,
+template <typename S, int G, int LANES, int STRIPS, int ROWS, int F, typename T = Compute<S>>
+__global__ void backward(const S* __restrict__ grad, const S* __restrict__ x, const T* __restrict__ a,
+                         const T* __restrict__ b, const T* __restrict__ c, const T* __restrict__ d, S* __restrict__ dx,
                          T* __restrict__ partial, long long pixels, int channels, int plane, int any_g, int tile,
                          int pitch, int tiles, int slices) {
     extern __shared__ unsigned char shared_memory[];

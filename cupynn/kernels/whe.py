@@ -3,8 +3,9 @@
     h[i, j] = a[i, j] x[i] + b[i, j] x[j] + c[i, j]
     y[i] = sum_j d[i, j] f(h[i, j])                      i, j in one group of g channels; i = j included
 
-x is (N, C, H, W); a, b, c, d are (C/g, g, g), the group's number first. Nothing of the size of h, g times that of x,
-is allocated: the backward pass computes h again from x. [WHE, equations 1 and 2]
+x is (N, C, H, W); a, b, c, d are (C/g, g, g), the group's number first, and float32 where x is float16 or bfloat16.
+Nothing of the size of h, g times that of x, is allocated: the backward pass computes h again from x.
+[WHE, equations 1 and 2]
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cupynn.device import Array, xp_of
+from cupynn.device import Array, compute_dtype, is_floating, wide, xp_of
 from cupynn.kernels import runtime
 
 MOST = 32  # channels of a group
@@ -46,8 +47,8 @@ def forward(x: Array, a: Array, b: Array, c: Array, d: Array, activation: str = 
     weights that are not (C/g, g, g) with 1 <= g <= 32, TypeError for dtypes that differ.
     """
     g = _check(x, a, b, c, d, activation)
-    if x.size == 0 or not runtime.compiled_for(x, a, b, c, d):
-        return reference_forward(x, a, b, c, d, activation)
+    if x.size == 0 or not runtime.compiled_for(x, a, b, c, d, narrow=True):
+        return reference_forward(wide(x), a, b, c, d, activation).astype(x.dtype, copy=False)
     xp, launch = xp_of(x), _launch_of(x, g)
     x, a, b, c, d = map(xp.ascontiguousarray, (x, a, b, c, d))
     y = xp.empty_like(x)
@@ -76,12 +77,13 @@ def backward(
     """
     g = _check(x, a, b, c, d, activation)
     _check_grad(grad, x)
-    if x.size == 0 or not runtime.compiled_for(grad, x, a, b, c, d):
-        return reference_backward(grad, x, a, b, c, d, activation)
-    xp, t, launch = xp_of(x), runtime.ctype(x), _launch_of(x, g)
+    if x.size == 0 or not runtime.compiled_for(grad, x, a, b, c, d, narrow=True):
+        dx, *gradients = reference_backward(wide(grad), wide(x), a, b, c, d, activation)
+        return dx.astype(x.dtype, copy=False), *gradients
+    xp, launch = xp_of(x), _launch_of(x, g)
     grad, x, a, b, c, d = map(xp.ascontiguousarray, (grad, x, a, b, c, d))
     sums = 3 if activation in HOMOGENEOUS else 4
-    dx, partial = xp.empty_like(x), xp.empty((launch.blocks, launch.slices, sums, a.size), x.dtype)
+    dx, partial = xp.empty_like(x), xp.empty((launch.blocks, launch.slices, sums, a.size), a.dtype)
     sizes = (x.shape[1], launch.plane, g, launch.tile, launch.pitch, launch.tiles, launch.slices)
     runtime.launch(
         "whe",
@@ -89,13 +91,13 @@ def backward(
         (launch.blocks, x.shape[1] // g),
         launch.threads,
         (grad, x, a, b, c, d, dx, partial, np.int64(launch.pixels), *sizes),
-        launch.unit_bytes + 2 * g * launch.pitch * x.dtype.itemsize,
+        launch.unit_bytes + 2 * g * launch.pitch * a.dtype.itemsize,
         outputs=(dx, partial),
     )
-    gradients = xp.empty((4, *a.shape), x.dtype)
+    gradients = xp.empty((4, *a.shape), a.dtype)
     runtime.launch(
         "whe",
-        f"reduce<{t}, {launch.sum_lanes}, {activation.upper()}>",
+        f"reduce<{runtime.ctype(a)}, {launch.sum_lanes}, {activation.upper()}>",
         -(-a.size // (launch.threads * launch.sum_lanes)),
         launch.threads,
         (partial, a, b, c, d, *gradients, a.size, launch.blocks * launch.slices),
@@ -146,13 +148,13 @@ def instantiations() -> list[str]:
     """Every kernel that may be launched on a GPU."""
     return [
         expression
-        for t in ("float", "double")
+        for t in ("float", "double", "Half", "BFloat16")
         for activation in map(str.upper, ACTIVATIONS)
         for g in (0, *TUNED)
         for expression in (
             f"forward<{t}, {g}, {_gpu_lanes(t, g)}, {_rows(g)}, {activation}>",
             f"backward<{t}, {g}, 1, 1, {_rows(g)}, {activation}>",
-            *([f"reduce<{t}, 1, {activation}>"] if g == 0 else []),
+            *([f"reduce<{t}, 1, {activation}>"] if g == 0 and t in ("float", "double") else []),
         )
     ]
 
@@ -179,9 +181,10 @@ class _Launch(NamedTuple):
 
 def _launch_of(x, g):
     t, gpu, tuned = runtime.ctype(x), runtime.is_gpu(x), g if g in TUNED else 0
-    plane, rows, vector = math.prod(x.shape[2:]), _rows(tuned), runtime.vector_bytes(x) // x.dtype.itemsize
+    itemsize = compute_dtype(x.dtype).itemsize
+    plane, rows, vector = math.prod(x.shape[2:]), _rows(tuned), runtime.vector_bytes(x) // itemsize
     pixels, groups = x.shape[0] * plane, x.shape[1] // g
-    threads = runtime.threads(like=x, gpu=128 if tuned else 256 // x.dtype.itemsize)
+    threads = runtime.threads(like=x, gpu=128 if tuned else 256 // itemsize)
     if gpu:
         # an odd pitch: neighbouring threads read neighbouring channels, which then lie in different banks
         lanes, strips, sum_lanes, sum_strips = _gpu_lanes(t, tuned), 1, 1, 1
@@ -201,7 +204,7 @@ def _launch_of(x, g):
         pixels,
         plane,
         threads,
-        4 * g * g * x.dtype.itemsize,
+        4 * g * g * itemsize,
         rows,
         lanes,
         strips,
@@ -221,7 +224,7 @@ def _rows(tuned):
 
 def _gpu_lanes(t, tuned):
     """Pixels of a strip that fit in a GPU thread's registers with the group's channels."""
-    return 1 if tuned == 0 else 4 if t == "float" else 2
+    return 1 if tuned == 0 else 2 if t == "double" else 4
 
 
 def _groups(x, a):
@@ -245,8 +248,8 @@ def _check(x, a, b, c, d, activation):
     """The group size, once everything fits."""
     if activation not in _ACTIVATIONS:
         raise ValueError(f"whe: activation must be one of {', '.join(ACTIVATIONS)}; it is {activation!r}")
-    if x.dtype not in ("float32", "float64"):
-        raise TypeError(f"whe: x must be float32 or float64; it is {x.dtype}")
+    if not is_floating(x.dtype):
+        raise TypeError(f"whe: x must be float16, bfloat16, float32 or float64; it is {x.dtype}")
     if x.ndim != 4:
         raise ValueError(f"whe: x must have shape (N, C, H, W); it has shape {x.shape}")
     if a.ndim != 3 or a.shape[1] != a.shape[2] or not 1 <= a.shape[1] <= MOST:
@@ -261,8 +264,9 @@ def _check(x, a, b, c, d, activation):
                 f"whe: {name} must have shape (C/g, g, g) = {want} for x of shape {x.shape} and g={g}; "
                 f"it has shape {weight.shape}"
             )
-        if weight.dtype != x.dtype:
-            raise TypeError(f"whe: {name} must be {x.dtype} as x is; it is {weight.dtype}")
+        if weight.dtype != compute_dtype(x.dtype):
+            wanted = compute_dtype(x.dtype)
+            raise TypeError(f"whe: {name} must be {wanted} where x is {x.dtype}; it is {weight.dtype}")
     return g
 
 

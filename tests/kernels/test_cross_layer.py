@@ -163,9 +163,9 @@ def test_errors_name_the_argument():
         cross_layer.forward([inputs[0], inputs[1][..., :3]], weight)
     with pytest.raises(ValueError, match=r"need weight of shape \(2, 3\); it has shape \(3, 2\)"):
         cross_layer.forward(inputs, weight.T)
-    with pytest.raises(TypeError, match="mean must be float64 as input 0 is; it is float32"):
+    with pytest.raises(TypeError, match="mean must be float64 where input 0 is float64; it is float32"):
         cross_layer.forward(inputs, weight, bias, mean.astype(np.float32))
-    with pytest.raises(TypeError, match="float32 or float64; input 0 is int64"):
+    with pytest.raises(TypeError, match="float16, bfloat16, float32 or float64; input 0 is int64"):
         cross_layer.forward([h.astype(np.int64) for h in inputs], weight)
     with pytest.raises(ValueError, match=r"output 1 must be float64 of shape \(2, 3, 4, 4\)"):
         cross_layer.backward(grad, inputs, weight, None, [None, grad[0]])

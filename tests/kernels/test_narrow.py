@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from cupynn.device import compute_dtype, dtype_named, is_floating, wide
-from cupynn.kernels import batch_norm, conv, conv_direct, pool, runtime
+from cupynn.kernels import batch_norm, conv, conv_direct, cross_layer, depthwise, pool, runtime, whe
 from cupynn.kernels.im2col import col2im, im2col, reference_im2col
 
 SOURCE = pathlib.Path(__file__).parent / "storage_types.cu"
@@ -233,3 +233,86 @@ def test_adaptive_pooling(dtype):
     np.testing.assert_array_equal(exact(y), pool.adaptive_max_forward(exact(x), (2, 4))[0])
     dx = pool.adaptive_max_backward(grad, indices, x.shape)
     assert_rounded(dx, pool.adaptive_max_backward(exact(grad), indices, x.shape), dtype, 16)
+
+
+DEPTHWISE = {
+    "3x3": ((3, 5, 13, 17), 1, 3, {"padding": 1}),
+    "3x3 strided": ((3, 5, 14, 16), 1, 3, {"padding": 1, "stride": 2}),
+    "small images": ((9, 4, 4, 4), 1, 3, {"padding": 1}),
+    "several filters": ((2, 3, 9, 9), 9, 5, {"padding": 2}),
+    "any": ((2, 3, 12, 11), 2, 4, {"padding": 1, "dilation": 2}),
+    "strided back": ((5, 3, 8, 8), 1, 5, {"padding": 2, "stride": 2}),
+}
+
+
+@pytest.mark.parametrize("case", DEPTHWISE)
+def test_depthwise_convolution(dtype, case):
+    x_shape, multiplier, size, options = DEPTHWISE[case]
+    rng = np.random.default_rng(len(case))
+    channels = x_shape[1]
+    x, w = drawn(rng, dtype, *x_shape), drawn(rng, np.float32, channels, multiplier, size, size)
+    bias = drawn(rng, np.float32, channels * multiplier)
+    y = depthwise.forward(x, w, bias, **options)
+    assert y.dtype == dtype
+    assert_rounded(y, depthwise.reference_forward(exact(x), exact(w), exact(bias), **options), dtype, size * size)
+    grad = drawn(rng, dtype, *y.shape)
+    dx, dw, dbias = depthwise.backward(grad, x, w, **options)
+    want = depthwise.reference_backward(exact(grad), exact(x), exact(w), **options)
+    assert dx.dtype == dtype and dw.dtype == dbias.dtype == np.float32
+    assert_rounded(dx, want[0], dtype, size * size * multiplier)
+    assert_rounded(dw, want[1], dtype, grad[:, 0].size)
+    assert_rounded(dbias, want[2], dtype, grad[:, 0].size)
+
+
+@pytest.mark.parametrize(("g", "activation"), [(3, "relu"), (4, "tanh")])
+def test_whe(dtype, g, activation):
+    rng = np.random.default_rng(g)
+    x, grad = drawn(rng, dtype, 3, 4 * g, 9, 7), drawn(rng, dtype, 3, 4 * g, 9, 7)
+    weights = drawn(rng, np.float32, 4, 4, g, g)
+    y = whe.forward(x, *weights, activation)
+    assert y.dtype == dtype
+    assert_rounded(y, whe.reference_forward(exact(x), *exact(weights), activation), dtype, 8 * g)
+    got = whe.backward(grad, x, *weights, activation)
+    want = whe.reference_backward(exact(grad), exact(x), *exact(weights), activation)
+    assert [a.dtype for a in got] == [dtype] + 4 * [np.float32]
+    for array, exactly, terms in zip(got, want, [16 * g, *4 * [3 * 63]], strict=True):
+        assert_rounded(array, exactly, dtype, terms)
+    with pytest.raises(TypeError, match=f"a must be float32 where x is {dtype}; it is {dtype}"):
+        whe.forward(x, *weights.astype(dtype), activation)
+
+
+@pytest.mark.parametrize("plane", [(5, 7), (8, 16)])
+def test_cross_layer(dtype, plane):
+    rng = np.random.default_rng(plane[0])
+    inputs = [drawn(rng, dtype, 3, 4, *plane) for _ in range(3)]
+    grad, before = drawn(rng, dtype, *inputs[0].shape), drawn(rng, dtype, *inputs[0].shape)
+    (weight, mean), bias = drawn(rng, np.float32, 2, 3, 4), drawn(rng, np.float32, 4)
+    wide_inputs = [exact(h) for h in inputs]
+    y = cross_layer.forward(inputs, weight, bias, mean)
+    want = cross_layer.reference_forward(wide_inputs, *map(exact, (weight, bias, mean)))
+    assert y.dtype == dtype
+    assert_rounded(y, want, dtype, 8)
+    outputs, add = [np.empty_like(grad), None, before.copy()], [False, False, True]
+    sums = cross_layer.backward(grad, inputs, weight, mean, outputs, add)
+    exactly = [np.empty(grad.shape), None, exact(before)]
+    want = cross_layer.reference_backward(exact(grad), wide_inputs, exact(weight), exact(mean), exactly, add)
+    for array, right in zip(sums, want, strict=True):
+        assert array.dtype == np.float32
+        assert_rounded(array, right, dtype, grad[:, 0].size)
+    assert_rounded(outputs[0], exactly[0], dtype, 2)
+    # the reference of mode "reference" rounds the product and the sum
+    np.testing.assert_allclose(
+        exact(outputs[2]), exactly[2], rtol=2 * ROUNDING[dtype.name], atol=8 * ROUNDING[dtype.name]
+    )
+    centred, (shift, slope) = before.copy(), drawn(rng, np.float32, 2, 4)
+    cross_layer.centre(centred, inputs[0], mean[0], shift, slope)
+    right = exact(before) + (
+        exact(shift)[:, None, None] + exact(slope)[:, None, None] * (wide_inputs[0] - exact(mean)[0][:, None, None])
+    )
+    np.testing.assert_allclose(exact(centred), right, rtol=2 * ROUNDING[dtype.name], atol=16 * ROUNDING[dtype.name])
+    for got, exactly in zip(
+        cross_layer.statistics(inputs[0]),
+        batch_norm.reference_forward_train(wide_inputs[0], None, None, 0.0)[1:3],
+        strict=True,
+    ):
+        assert_rounded(got, exactly, dtype, 32)

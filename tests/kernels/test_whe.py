@@ -269,13 +269,13 @@ def test_errors_name_the_argument():
         ValueError, match="activation must be one of relu, leaky_relu, elu, tanh, identity; it is 'gelu'"
     ):
         whe.forward(x, w, w, w, w, "gelu")
-    with pytest.raises(TypeError, match="x must be float32 or float64; it is int64"):
+    with pytest.raises(TypeError, match="x must be float16, bfloat16, float32 or float64; it is int64"):
         whe.forward(x.astype(np.int64), w, w, w, w)
-    with pytest.raises(TypeError, match="d must be float32 as x is; it is float64"):
+    with pytest.raises(TypeError, match="d must be float32 where x is float32; it is float64"):
         whe.forward(x, w, w, w, w.astype(np.float64))
     with pytest.raises(ValueError, match=r"grad must have x's shape \(2, 6, 3, 3\); it has shape \(1, 6, 3, 3\)"):
         whe.backward(x[:1], x, w, w, w, w)
-    with pytest.raises(TypeError, match="grad must be float32 as x is; it is float64"):
+    with pytest.raises(TypeError, match="grad must be float32 where x is float32; it is float64"):
         whe.backward(x.astype(np.float64), x, w, w, w, w)
 
 

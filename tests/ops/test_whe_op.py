@@ -78,5 +78,5 @@ def test_errors_come_before_anything_is_recorded():
         ops.whe(x[:, :6], *weights)
     with pytest.raises(ValueError, match="whe: activation must be one of relu"):
         ops.whe(x, *weights, activation="swish")
-    with pytest.raises(TypeError, match="whe: a must be float64 as x is; it is float32"):
+    with pytest.raises(TypeError, match="whe: a must be float64 where x is float64; it is float32"):
         ops.whe(x, weights[0].astype(np.float32), *weights[1:])
