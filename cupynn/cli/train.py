@@ -269,16 +269,19 @@ def _resume(arguments: argparse.Namespace, given: dict[str, Any]) -> None:
         load, creation = dict(config["data"]["load"]), config["networks"]["model"]
         stored_folder = load.pop("folder")
         chosen = recipes.from_table(recipes.Data, load, "Data")
-        ran_on = config["environment"]
+        then = {"ranks": 1} | config["environment"] | config.get("versions", {})
         model_name, options = creation["name"], creation["options"]
+        every = config.get("events", {"every": None})["every"]
+        if not (every is None or type(every) is int):
+            raise TypeError(f"events: every must be a whole number; got {every!r}")
     except (KeyError, TypeError, ValueError) as error:
         raise CommandError(f"{path} is not of a run that `cupynn train` began: {error!r}") from error
-    device = choose_device(arguments.device or world.device() or ran_on.get("device"))
+    device = choose_device(arguments.device or world.device() or then.get("device"))
     sets = _load(chosen, arguments.data_dir or stored_folder, settings.seed)
     cupynn.manual_seed(settings.seed)
     with expected(ValueError, TypeError):
         model = models.create(model_name, **options)
-    then, now = {"ranks": 1} | ran_on | config.get("versions", {}), environment() | versions() | {"ranks": world.size}
+    now = environment() | versions() | {"ranks": world.size}
     for what in (*DECIDE_BITS, "ranks"):
         if world.rank == 0 and then.get(what) != now.get(what):
             print(f"{what}: {now.get(what)}, was {then.get(what)}; the bits may differ from a run that never stopped")
@@ -309,10 +312,15 @@ def _fit(
             raise
     if world.rank > 0:  # a status other than 0 would end rank 0, which may still write
         return
+    if not records:  # metrics.jsonl of a run that was done is gone
+        print(f"weights in {folder.weights()}")
+        return
     try:
         draw_curves(records, folder.path / CURVES, {"model": title})
     except ModuleNotFoundError as error:
         print(error)
+    except OSError as error:  # a full disk: all that counts is written
+        print(f"{CURVES} could not be drawn: {error}")
     print(f"test accuracy {records[-1]['test_accuracy']:.1%}; weights in {folder.weights()}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -33,12 +34,12 @@ class Group:
     def __post_init__(self) -> None:
         if not (self.layers or self.names):
             raise ValueError("Group: needs layers or names, which choose its parameters")
-        if not self.lr >= 0:
-            raise ValueError(f"Group: lr must be at least 0, a factor on the run's own; got {self.lr}")
+        if not 0 <= self.lr < math.inf:
+            raise ValueError(f"Group: lr must be at least 0 and finite, a factor on the run's own; got {self.lr}")
         if isinstance(self.weight_decay, Sequence):
             object.__setattr__(self, "weight_decay", Piecewise(self.weight_decay).steps)
-        if not all(value >= 0 for value in self._decays()):
-            raise ValueError(f"Group: weight_decay must be at least 0; got {self.weight_decay}")
+        if not all(0 <= value < math.inf for value in self._decays()):
+            raise ValueError(f"Group: weight_decay must be at least 0 and finite; got {self.weight_decay}")
 
     def _decays(self) -> list[float]:
         if isinstance(self.weight_decay, tuple):

@@ -154,7 +154,7 @@ class Checkpoints:
         for path in reversed(files):
             try:
                 checkpoint = read(path)
-            except ValueError as error:
+            except (OSError, ValueError) as error:  # a disk that cannot read it, or what it read
                 faults.append(str(error))
                 continue
             for fault in faults:

@@ -140,8 +140,6 @@ def _config(path: pathlib.Path) -> tuple[dict[str, Any], list[str]]:
         config = read_config(path)
     except FileNotFoundError:
         return {}, [f"it has no {CONFIG}"]
-    except UnicodeDecodeError:
-        return {}, [f"{CONFIG} is no text"]
     except ValueError as error:
         return {}, [f"{CONFIG}: {str(error).removeprefix(f'{path / CONFIG}: ')}"]
     except OSError as error:

@@ -33,6 +33,8 @@ class Descent:
         self.model, self.settings, self.world = model, settings, world
         self.objective = objective or objective_of(settings)
         freeze(model, settings.frozen)
+        if not any(parameter.requires_grad for parameter in model.parameters()):
+            raise ValueError(f"fit: {type(model).__name__} has no parameter to train; frozen is {settings.frozen}")
         self._gradients = GradientSum(model.parameters(), world)
         self._groups = plan(model, settings.groups, settings.weight_decay, settings.decay_biases)
         self._lr_factor = settings.lr_factor()

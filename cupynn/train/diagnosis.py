@@ -53,7 +53,9 @@ def explain_loss(model: Module, images: Array, labels: Array) -> str:
             loss = ops.cross_entropy(logits, labels)
             if _what_is_lost(loss.data):
                 found.append("it first appeared in the cross-entropy, of finite logits")
-    return found[0] if found else "run again, every layer's output is finite"
+    if found:
+        return found[0]
+    return "run again, all layers' outputs and the cross-entropy are finite: it was another part of the loss, or chance"
 
 
 @contextlib.contextmanager

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import math
 import os
 import pathlib
 import sys
@@ -73,9 +74,10 @@ class Data:
             raise ValueError(f"Data: pad_to must be at least 1; got {self.pad_to}")
         if not 0 <= self.label_noise <= 1:
             raise ValueError(f"Data: label_noise must lie in 0..1; got {self.label_noise}")
-        if len(self.mean) != len(self.std) or not all(number > 0 for number in self.std):
+        finite = all(map(math.isfinite, (*self.mean, *self.std)))
+        if len(self.mean) != len(self.std) or not finite or not all(number > 0 for number in self.std):
             raise ValueError(
-                f"Data: mean and std must be as many numbers, those of std above 0; got mean={list(self.mean)}, "
+                f"Data: mean and std must be as many finite numbers, those of std above 0; got mean={list(self.mean)}, "
                 f"std={list(self.std)}"
             )
         parts = {"framing": self.framing, "size": self.size, "shorter_edge": self.shorter_edge}

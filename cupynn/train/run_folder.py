@@ -108,22 +108,35 @@ class RunFolder:
             os.fsync(file.fileno())  # before a checkpoint that says this epoch is done
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl."""
-        path = self.path / METRICS
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        """The records in metrics.jsonl, without the half line of a process that was killed while it wrote.
+
+        Raises ValueError, naming the line, where something else stands.
+        """
+        path, records = self.path / METRICS, []
+        for number, line in enumerate(path.read_bytes().splitlines(keepends=True) if path.exists() else [], 1):
+            if not line.endswith(b"\n"):
+                continue
+            try:
+                record = json.loads(line)
+                record["network"], record["epoch"] + 0
+            except (KeyError, TypeError, ValueError):
+                raise ValueError(
+                    f"{path}, line {number}: expected the record of an epoch; found {line[:60]!r}; "
+                    "without that line the run can go on"
+                ) from None
+            records.append(record)
+        return records
 
     def keep_metrics(self, network: str, epochs: int) -> list[dict[str, Any]]:
-        """Take from metrics.jsonl what `network` did after its first `epochs` epochs, and the half line of a process
-        that was killed while it wrote; returns the network's lines that stay.
+        """Take from metrics.jsonl what `network` did after its first `epochs` epochs, and half a line; returns the
+        network's lines that stay. Raises ValueError as `metrics` does.
         """
         path = self.path / METRICS
-        text = path.read_text() if path.exists() else ""
-        whole = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
-        kept = [record for record in whole if record["network"] != network or record["epoch"] <= epochs]
-        new = "".join(json.dumps(record) + "\n" for record in kept)
-        if new != text:
+        kept = [record for record in self.metrics() if record["network"] != network or record["epoch"] <= epochs]
+        new = "".join(json.dumps(record) + "\n" for record in kept).encode()
+        if new != (path.read_bytes() if path.exists() else b""):
             with replacing(path) as beside:
-                beside.write_text(new)
+                beside.write_bytes(new)
         return [record for record in kept if record["network"] == network]
 
 
@@ -134,5 +147,5 @@ def read_config(path: str | os.PathLike) -> dict[str, Any]:
         return json.loads(file.read_text())
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} is no run folder: it has no {CONFIG}") from None
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{file}: expected JSON; {error}") from error

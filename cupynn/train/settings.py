@@ -82,6 +82,11 @@ class Settings:
         for name, bound in {**least, "keep": 0, "checkpoint_seconds": 0, "checkpoint_steps": 0}.items():
             if not getattr(self, name) >= bound:
                 raise ValueError(f"Settings: {name} must be at least {bound}; got {getattr(self, name)}")
+        for name, value in dataclasses.asdict(self).items():
+            if value == math.inf and name not in ("lr", "temperature", "clip_norm", "checkpoint_seconds"):
+                raise ValueError(f"Settings: {name} must be finite; got {value}")
+        if not all(0 <= epoch < math.inf for epoch in self.milestones):
+            raise ValueError(f"Settings: milestones are epochs, at least 0 and finite; got {self.milestones}")
         if not 0 < self.lr < math.inf:
             raise ValueError(f"Settings: lr must be above 0 and finite; got {self.lr}")
         for name in ("label_smoothing", "teacher_weight", "colour_jitter"):

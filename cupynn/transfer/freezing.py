@@ -45,9 +45,8 @@ def training_mode(model: Module) -> Module:
 def _named(operation: str, model: Module, names: Sequence[str]) -> list[Module]:
     known = dict(model.named_modules())
     if unknown := [name for name in names if name not in known]:
-        raise ValueError(
-            f"{operation}: {type(model).__name__} has no module {unknown[0]!r}; there are {', '.join(known)}"
-        )
+        there = ", ".join(filter(None, known))
+        raise ValueError(f"{operation}: {type(model).__name__} has no module {unknown[0]!r}; there are {there}")
     return [known[name] for name in names]
 
 

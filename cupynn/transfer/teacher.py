@@ -40,8 +40,14 @@ class Teacher:
         return cls(serialization.load(path / "model.safetensors" if path.is_dir() else path), layers)
 
     def __call__(self, images: Array | Tensor) -> tuple[Tensor, Outputs]:
-        """Its logits (N, K) for images (N, C, H, W), and the outputs of `layers` by name."""
+        """Its logits (N, K) for images (N, C, H, W), and the outputs of `layers` by name.
+
+        Raises ValueError for images that it does not take.
+        """
         images = images if isinstance(images, Tensor) else Tensor(images)
         with no_grad(), evaluation_mode(self.model), recorded_outputs(self.model, self.layers) as outputs:
-            logits: Any = self.model(images)
+            try:
+                logits: Any = self.model(images)
+            except ValueError as error:
+                raise ValueError(f"Teacher: it takes other images than these, {images.shape}: {error}") from error
         return logits, outputs

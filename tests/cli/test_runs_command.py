@@ -185,7 +185,7 @@ def damage(folder):
         "cut": ["line 2 of metrics.jsonl is half written"],
         "line": [f"line {number} of metrics.jsonl is damaged" for number in (1, 2, 5)],
         "config": ["config.json: expected JSON; "],
-        "bytes": ["config.json is no text"],
+        "bytes": ["config.json: expected JSON; 'utf-8' codec"],
         "list": ["config.json holds no table"],
         "lost": ["it has no config.json"],
         "directory": ["metrics.jsonl cannot be read: "],

@@ -3,6 +3,7 @@
 import json
 import resource
 import shlex
+import shutil
 import signal
 
 import numpy as np
@@ -161,6 +162,41 @@ def test_what_runs_otherwise_now_is_said(tmp_path, run, finished):
     status, printed, _ = run(f"train --resume {folder}")
     assert status == 0 and printed.count("the bits may differ") == 2
     assert f"numpy: {np.__version__}, was 1.99; the bits may differ" in printed and ", was 77; the bits" in printed
+
+
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [("environment", []), ("versions", []), ("events", 3), ("events", {"every": "x"}), ("data", 5), ("networks", {})],
+)
+def test_a_config_with_something_else_in_it(tmp_path, run, finished, part, value):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(json.loads((finished / "config.json").read_text()) | {part: value}))
+    status, _, errors = run(f"train --resume {folder}")
+    assert status == 1 and f"{folder / 'config.json'} is not of a run that `cupynn train` began" in errors
+    assert errors.count("\n") == 1
+
+
+def test_what_comes_behind_a_run_that_is_done_does_not_fail_it(tmp_path, run, finished):
+    """The picture on a full disk; the records of a run that is resumed."""
+    pytest.importorskip("matplotlib")
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    (folder / "curves.png").unlink()
+    (folder / "curves.png").mkdir()
+    status, printed, errors = run(f"train --resume {folder}")
+    assert status == 0, errors
+    assert "curves.png could not be drawn: " in printed and "test accuracy" in printed
+    (folder / "metrics.jsonl").unlink()
+    status, printed, errors = run(f"train --resume {folder}")
+    assert status == 0, errors
+    assert printed.endswith(f"weights in {folder / 'model.safetensors'}\n") and "test accuracy" not in printed
+
+
+def test_a_network_of_which_all_is_frozen(tmp_path, run):
+    """Its own name among its modules is empty."""
+    status, _, errors = run(f"train {NETWORK} --frozen '' --device cpu --run {tmp_path / 'run'}")
+    assert status == 1 and "has no parameter to train; frozen is (" in errors
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")

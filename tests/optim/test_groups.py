@@ -1,5 +1,7 @@
 """Parameter groups, gradient clipping."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -59,6 +61,8 @@ def test_the_first_group_that_fits_has_a_parameter_and_both_conditions_count():
         (lambda: plan(network(), [Group(names=("*",)), WHE], 0.1), r"groups\[1\] is left with no parameter"),
         (lambda: Group(), "Group: needs layers or names"),
         (lambda: Group(names=("*",), lr=-1), "Group: lr must be at least 0"),
+        (lambda: Group(names=("*",), lr=math.inf), "Group: lr must be at least 0 and finite"),
+        (lambda: Group(names=("*",), weight_decay=math.inf), "Group: weight_decay must be at least 0 and finite"),
         (lambda: Group(names=("*",), weight_decay=-1), "Group: weight_decay must be at least 0"),
         (lambda: Group(names=("*",), weight_decay=((0, 1), (3, -1))), "Group: weight_decay must be at least 0"),
         (lambda: Group(names=("*",), weight_decay=((1, 1.0),)), "epochs of steps must start at 0 and ascend"),

@@ -208,6 +208,15 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(stopped, sets
     ]
 
 
+def test_a_checkpoint_that_cannot_be_read_is_as_good_as_damaged(stopped, sets, capsys):
+    """As where a disk fails; here a link to nowhere."""
+    older, newer = Checkpoints(stopped).files()
+    newer.unlink()
+    newer.symlink_to("nowhere")
+    assert len(resume(stopped, sets)) == 3
+    assert f"going on from the one before, {older.name}" in capsys.readouterr().out
+
+
 def test_with_no_whole_checkpoint_it_does_not_start_again_from_nothing(stopped, sets):
     older, newer = Checkpoints(stopped).files()
     cut(older), flip_a_bit(newer)

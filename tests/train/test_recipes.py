@@ -169,8 +169,14 @@ epochs = 3
         (
             '"cifar10"',
             '"cifar10"\nmean = [0.5]',
-            ": [data]: mean and std must be as many numbers, those of std above 0",
+            ": [data]: mean and std must be as many finite numbers, those of std above 0",
         ),
+        (
+            '"cifar10"',
+            '"cifar10"\nmean = [nan]\nstd = [1]',
+            ": [data]: mean and std must be as many finite numbers, those of std above 0; got mean=[nan]",
+        ),
+        ('"cifar10"', '"cifar10"\nmean = [0.5]\nstd = [inf]', "must be as many finite numbers"),
         ('"cifar10"', '"cifar10"\nmean = [0.5]\nstd = [0]', "those of std above 0; got mean=[0.5], std=[0.0]"),
         (
             '"cifar10"',

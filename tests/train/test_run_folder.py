@@ -58,6 +58,22 @@ def test_what_cannot_be_read(tmp_path):
     (tmp_path / "config.json").write_text('{"settings": ')
     with pytest.raises(ValueError, match=r"config\.json: expected JSON"):
         read_config(tmp_path)
+    (tmp_path / "config.json").write_bytes(b"\xff\xfe")
+    with pytest.raises(ValueError, match=r"config\.json: expected JSON; 'utf-8' codec"):
+        read_config(tmp_path)
+
+
+@pytest.mark.parametrize("line", [b"\xff\xfe", b"\0\0", b"[1]", b"{}", b'{"network": "model", "epoch": "2"}', b"7"])
+def test_a_line_of_metrics_that_is_no_record_is_named(tmp_path, line):
+    run = RunFolder(tmp_path)
+    run.add_metrics({"network": "model", "epoch": 1})
+    whole = (tmp_path / "metrics.jsonl").read_bytes()
+    (tmp_path / "metrics.jsonl").write_bytes(whole + line + b"\n" + whole)
+    for read in (run.metrics, lambda: run.keep_metrics("model", 1)):
+        with pytest.raises(ValueError, match=r"metrics\.jsonl, line 2: expected the record of an epoch; found b"):
+            read()
+    (tmp_path / "metrics.jsonl").write_bytes(whole + line)  # half written
+    assert run.metrics() == [{"network": "model", "epoch": 1}]
 
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 
 import numpy as np
 import pytest
@@ -71,6 +72,13 @@ def test_tables_that_are_no_settings(table, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"momentum": math.inf}, "momentum must be finite; got inf"),
+        ({"weight_decay": math.inf}, "weight_decay must be finite; got inf"),
+        ({"milestone_factor": math.inf}, "milestone_factor must be finite; got inf"),
+        ({"warm_up_from": math.inf}, "warm_up_from must be finite; got inf"),
+        ({"lighting": math.inf}, "lighting must be finite; got inf"),
+        ({"schedule": "multistep", "milestones": [-3]}, "milestones are epochs, at least 0 and finite; got"),
+        ({"schedule": "linear", "milestones": [math.nan]}, "milestones are epochs, at least 0 and finite; got"),
         ({"clip_norm": -1}, "clip_norm must be at least 0"),
         ({"label_smoothing": 1.1}, "label_smoothing must be at most 1"),
         ({"keep": -1}, "keep must be at least 0"),

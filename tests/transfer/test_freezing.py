@@ -99,6 +99,6 @@ def test_modes_of_evaluation_and_copies():
 def test_an_unknown_name_changes_nothing():
     model = small()
     for operation in (freeze, unfreeze):
-        with pytest.raises(ValueError, match=f"{operation.__name__}: SmallNet has no module 'head'; there are , 0,"):
+        with pytest.raises(ValueError, match=f"{operation.__name__}: SmallNet has no module 'head'; there are 0,"):
             operation(model, ["0", "head"])
     assert model[0].weight.requires_grad

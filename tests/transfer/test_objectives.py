@@ -136,6 +136,11 @@ def test_an_expanded_student():
     assert losses[-1] < losses[0]
 
 
+def test_images_that_the_teacher_does_not_take():
+    with pytest.raises(ValueError, match=r"Teacher: it takes other images than these, \(2, 3, 16, 16\): conv2d: "):
+        Teacher(small(1))(np.zeros((2, 3, 16, 16), np.float32))
+
+
 def test_faults_are_named():
     teacher = Teacher(small(1), ["7"])
     with pytest.raises(ValueError, match=r"Distillation: weight must lie in 0..1; got 1.5"):
