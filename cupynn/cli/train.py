@@ -19,6 +19,7 @@ from cupynn.distributed import World, WorldError, join
 from cupynn.nn import Module
 from cupynn.train import Diverged, Interrupted, RunFolder, Settings, draw_curves, environment, fit, recipes, versions
 from cupynn.train.events import Events
+from cupynn.train.progress_line import say
 from cupynn.train.run_folder import CONFIG, CURVES
 from cupynn.train.settings import SCHEDULES
 
@@ -284,7 +285,7 @@ def _resume(arguments: argparse.Namespace, given: dict[str, Any]) -> None:
     now = environment() | versions() | {"ranks": world.size}
     for what in (*DECIDE_BITS, "ranks"):
         if world.rank == 0 and then.get(what) != now.get(what):
-            print(f"{what}: {now.get(what)}, was {then.get(what)}; the bits may differ from a run that never stopped")
+            say(f"{what}: {now.get(what)}, was {then.get(what)}; the bits may differ from a run that never stopped")
     _fit(model_name, model, sets, settings, folder, device, world, resume=True)
 
 
@@ -301,7 +302,7 @@ def _fit(
     parameters = sum(parameter.size for parameter in model.parameters())
     if world.rank == 0:
         ranks = f" and {world.size - 1} other ranks" if world.size > 1 else ""
-        print(f"{title}: {parameters:,} parameters, on {device}{ranks}, run folder {folder.path}", flush=True)
+        say(f"{title}: {parameters:,} parameters, on {device}{ranks}, run folder {folder.path}")
     every = folder.config.get("events", {}).get("every") if world.rank == 0 else None
     events = None if every is None else _events(folder.path, every)
     try:
@@ -313,15 +314,15 @@ def _fit(
     if world.rank > 0:  # a status other than 0 would end rank 0, which may still write
         return
     if not records:  # metrics.jsonl of a run that was done is gone
-        print(f"weights in {folder.weights()}")
+        say(f"weights in {folder.weights()}")
         return
     try:
         draw_curves(records, folder.path / CURVES, {"model": title})
     except ModuleNotFoundError as error:
-        print(error)
+        say(str(error))
     except OSError as error:  # a full disk: all that counts is written
-        print(f"{CURVES} could not be drawn: {error}")
-    print(f"test accuracy {records[-1]['test_accuracy']:.1%}; weights in {folder.weights()}")
+        say(f"{CURVES} could not be drawn: {error}")
+    say(f"test accuracy {records[-1]['test_accuracy']:.1%}; weights in {folder.weights()}")
 
 
 def _events(folder: str | pathlib.Path, every: int) -> Events:

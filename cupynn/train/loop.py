@@ -25,7 +25,7 @@ from cupynn.train.folder_lock import locked
 from cupynn.train.interruption import Interrupted, StopRequest, signals_as_request
 from cupynn.train.last_words import last_words
 from cupynn.train.progress import Progress
-from cupynn.train.progress_line import ProgressLine
+from cupynn.train.progress_line import ProgressLine, say
 from cupynn.train.run_folder import RunFolder
 from cupynn.train.settings import Settings
 from cupynn.transfer import training_mode
@@ -126,7 +126,7 @@ class _Run:
             self._need_same_data()
         if resume and self._restore():
             if not self.quiet:
-                print(f"going on after {self.progress} of {self.settings.epochs}", flush=True)
+                say(f"going on after {self.progress} of {self.settings.epochs}")
             return True
         if resume and self.run_folder.keep_metrics(self.network, self.settings.epochs):
             raise ValueError(f"fit: {self.run_folder.path} has no checkpoint to go on from, and epochs of it are done")
@@ -222,7 +222,7 @@ class _Run:
             self.events.add_epoch(record)
         self.records.append(record)
         if not self.quiet:
-            print(_line(record, self.settings.epochs), flush=True)
+            say(_line(record, self.settings.epochs))
         progress.next_epoch()
         self.running = RunningScore()
 
@@ -239,7 +239,7 @@ class _Run:
             diverged = self._diverged(lost)
             if watch or self.world.size > 1 or not self._restore():  # ranks do not turn back together
                 raise diverged from None
-            print(f"{lost}; looking for the step, from after {self.progress} on", flush=True)
+            say(f"{lost}; looking for the step, from after {self.progress} on")
             self._train(stop, watch=True)
 
     def _steps(self, stop: StopRequest, watch: bool) -> None:
@@ -327,7 +327,7 @@ class _Run:
 
     def _restore(self) -> bool:
         """Go to the newest whole checkpoint; False where there is none."""
-        checkpoint = self.checkpoints.newest(lambda text: print(text, flush=True)) if self.settings.keep else None
+        checkpoint = self.checkpoints.newest(say) if self.settings.keep else None
         if checkpoint is None:
             return False
         self.progress = progress = checkpoint.restore(self.model, self.descent.optimizer, self.settings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 import shutil
@@ -11,6 +12,16 @@ import time
 from cupynn.device import default_device
 from cupynn.train.evaluation import Score
 from cupynn.train.progress import Progress
+
+
+def say(text: str, end: str = "\n") -> None:
+    """Print at once. Where nobody reads any more, behind a closed pipe or a terminal that is gone, a run goes on, and
+    stdout is silent from here on."""
+    try:
+        print(text, end=end, flush=True)
+    except OSError:
+        with contextlib.suppress(OSError), open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 class ProgressLine:
@@ -58,7 +69,7 @@ class ProgressLine:
     def _draw(self, text: str) -> None:
         """Put `text` in the place of what is there, and the cursor behind it."""
         blank = " " * (self._drawn - len(text))
-        print(f"\r{text}{blank}\r{text}", end="", flush=True)
+        say(f"\r{text}{blank}\r{text}", end="")
         self._drawn = len(text)
 
     def _left(self, done: int, speed: float) -> str:

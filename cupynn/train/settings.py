@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from cupynn.data import ColourJitter, HorizontalFlip, Lighting, RandomCrop, Transform
 from cupynn.optim import Group, schedules
@@ -76,6 +79,13 @@ class Settings:
     groups: tuple[Group, ...] = ()
 
     def __post_init__(self) -> None:
+        for name, value in vars(self).items():  # what comes back from JSON, so that it is equal to what was written
+            if isinstance(value, list):
+                object.__setattr__(self, name, tuple(value))
+            elif isinstance(value, np.generic):
+                object.__setattr__(self, name, value.item())
+            elif isinstance(value, os.PathLike):
+                object.__setattr__(self, name, os.fspath(value))
         least = {"epochs": 1, "batch_size": 1, "momentum": 0, "weight_decay": 0, "milestone_factor": 0, "warm_up": 0}
         least |= {"warm_up_from": 0, "clip_norm": 0, "label_smoothing": 0, "crop": 0, "seed": 0, "workers": 0}
         least |= {"teacher_weight": 0, "product_decay": 0, "colour_jitter": 0, "lighting": 0}

@@ -146,3 +146,24 @@ sys.exit(cli.main([*words.split(), {str(tmp_path)!r} + "/" + sys.argv[1]]))
         [sys.executable, "-c", script, "pipe"], capture_output=True, text=True, check=True, **options
     )
     assert "step" not in answer.stdout and answer.stdout.count("\n") == 4 and answer.stderr == ""
+
+
+@pytest.mark.parametrize("reader", ["gone", "full"])
+def test_a_run_goes_on_where_nobody_reads_any_more(tmp_path, reader):
+    """The process that reads its output is gone, or the disk that it goes to is full."""
+    pytest.importorskip("sklearn", reason="the 8x8 digits lie inside scikit-learn")
+    if reader == "full" and not os.path.exists("/dev/full"):
+        pytest.skip("there is no /dev/full")
+    command = [sys.executable, "-m", "cupynn", "train", "smallnet", "--data", "digits8x8", "--option", "kernel_size=5"]
+    command += ["--epochs", "2", "--batch-size", "300", "--device", "cpu", "--run", str(tmp_path / "run")]
+    if reader == "gone":
+        end, stdout = os.pipe()
+        os.close(end)
+    else:
+        stdout = os.open("/dev/full", os.O_WRONLY)
+    try:
+        run = subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, text=True)
+    finally:
+        os.close(stdout)
+    assert (run.returncode, run.stderr) == (0, "")
+    assert (tmp_path / "run" / "metrics.jsonl").read_text().count("\n") == 2

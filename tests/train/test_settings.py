@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import pathlib
 
 import numpy as np
 import pytest
@@ -21,6 +22,8 @@ WHE = Group(layers=("WHE",), weight_decay=((0, 1e-6), (2, 1e-5), (3, 1e-4)))
     "settings",
     [
         Settings(),
+        Settings(lr=np.float32(0.5), epochs=np.int64(3), teacher=pathlib.Path("runs", "a"), frozen=["a", "b"]),
+        Settings(schedule="multistep", milestones=[1, 2.5], groups=[WHE]),
         Settings(schedule="multistep", milestones=(1, 2.5), warm_up=0.5, decay_biases=False),
         Settings(groups=(WHE, Group(names=("*.bias",), lr=2, weight_decay=0.5), Group(names=("head.*", "fc")))),
     ],
