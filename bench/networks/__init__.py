@@ -25,7 +25,7 @@ from bench.timing import THREADS
 ROUNDS, BATCH, COMPILE_SECONDS = 9, 128, 600
 
 
-def child(task: str, threads: str, seconds: float | None = None, **arguments) -> dict | str:
+def ask(task: str, threads: str, seconds: float | None = None, **arguments) -> dict | str:
     """The answer of `bench.networks.child`, or what went wrong in a few words."""
     command = [sys.executable, "-m", "bench.networks.child", json.dumps({"task": task, **arguments})]
     environment = {**os.environ, "OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads}
@@ -44,17 +44,17 @@ def measure(name: str, options: argparse.Namespace, libraries: list[str]) -> dic
     common = {"name": name, "batch": options.batch}
     figures, timed = {}, list(libraries)
     if "compile" in libraries:
-        done = child("compile", options.threads, COMPILE_SECONDS, **common)
+        done = ask("compile", options.threads, COMPILE_SECONDS, **common)
         if isinstance(done, str):
             figures["compile"] = done
             timed.remove("compile")
-    answer = child("time", options.threads, rounds=options.rounds, libraries=timed, **common)
+    answer = ask("time", options.threads, rounds=options.rounds, libraries=timed, **common)
     if isinstance(answer, str):
         raise RuntimeError(f"networks: {name} was not timed: {answer}")
     figures |= answer
     if options.memory:
         figures["memory"] = {
-            library: child("memory", options.threads, library=library, passes="training", **common)
+            library: ask("memory", options.threads, library=library, passes="training", **common)
             for library in libraries
             if library != "compile"
         }
@@ -65,7 +65,7 @@ def main(arguments: list[str]) -> None:
     options = read_options(arguments)
     libraries = ["cupynn", *peers(options.compile)]
     if options.check:
-        print(table(check_rows({name: child("check", "1", name=name, batch=8) for name in options.networks}), "Peers"))
+        print(table(check_rows({name: ask("check", "1", name=name, batch=8) for name in options.networks}), "Peers"))
         return
     figures = {}
     for name in options.networks:

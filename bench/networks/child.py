@@ -53,7 +53,7 @@ def contenders(name: str, batch: int, passes: str, libraries: list[str]) -> dict
     return runs
 
 
-def time(name: str, batch: int, rounds: int, libraries: list[str]) -> dict:
+def times_of(name: str, batch: int, rounds: int, libraries: list[str]) -> dict:
     """Median seconds of every library, and the median of ours over theirs in the same round."""
     case, answer = CASES[name], {}
     for passes in ("training", "inference"):
@@ -69,7 +69,7 @@ def time(name: str, batch: int, rounds: int, libraries: list[str]) -> dict:
     return {**answer, "machine": machine()}
 
 
-def compile(name: str, batch: int) -> dict:
+def fill_cache(name: str, batch: int) -> dict:
     """Compile both passes, which leaves what the compiler wrote in its cache."""
     for passes in ("training", "inference"):
         contenders(name, batch, passes, ["compile"])["compile"]()
@@ -144,4 +144,8 @@ if __name__ == "__main__":
     given = json.loads(sys.argv[1])
     if given.get("libraries", [given.get("library")]) != ["cupynn"]:
         find_torch()
-    print(json.dumps({"time": time, "compile": compile, "memory": memory, "check": check}[given.pop("task")](**given)))
+    print(
+        json.dumps(
+            {"time": times_of, "compile": fill_cache, "memory": memory, "check": check}[given.pop("task")](**given)
+        )
+    )
