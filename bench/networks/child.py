@@ -144,8 +144,5 @@ if __name__ == "__main__":
     given = json.loads(sys.argv[1])
     if given.get("libraries", [given.get("library")]) != ["cupynn"]:
         find_torch()
-    print(
-        json.dumps(
-            {"time": times_of, "compile": fill_cache, "memory": memory, "check": check}[given.pop("task")](**given)
-        )
-    )
+    tasks = {"time": times_of, "compile": fill_cache, "memory": memory, "check": check}
+    print(json.dumps(tasks[given.pop("task")](**given)))
