@@ -13,7 +13,7 @@ from central_differences import TOLERANCE, central_differences
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from cupynn.device import asarray, to_numpy
+from cupynn.device import asarray, compute_dtype, dtype_named, to_numpy
 from cupynn.kernels import runtime, whe
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "data" / "golden"
@@ -117,11 +117,12 @@ def test_every_kernel_that_a_gpu_gets_is_listed():
         seen.add(kernel)
         assert shared_bytes <= 64 * 1024, kernel  # what every GPU since 2017 has for a block
 
-    replacements = {"is_gpu": lambda a: True, "threads": lambda like, gpu: gpu, "compiled_for": lambda *a: True}
+    replacements = {"is_gpu": lambda a: True, "threads": lambda like, gpu: gpu, "compiled_for": lambda *a, narrow: True}
     with mock.patch.multiple(runtime, launch=launch, **replacements):
         for g in (1, 2, 3, 4, 8, 16, 32):
-            for dtype in (np.float32, np.float64):
-                x, weights = np.ones((2, g, 3, 3), dtype), np.ones((4, 1, g, g), dtype)
+            for dtype in ("float16", "bfloat16", "float32", "float64"):
+                x = np.ones((2, g, 3, 3), dtype_named(dtype))
+                weights = np.ones((4, 1, g, g), compute_dtype(x.dtype))
                 for activation in whe.ACTIVATIONS:
                     whe.forward(x, *weights, activation)
                     whe.backward(x, x, *weights, activation)
@@ -275,7 +276,7 @@ def test_errors_name_the_argument():
         whe.forward(x, w, w, w, w.astype(np.float64))
     with pytest.raises(ValueError, match=r"grad must have x's shape \(2, 6, 3, 3\); it has shape \(1, 6, 3, 3\)"):
         whe.backward(x[:1], x, w, w, w, w)
-    with pytest.raises(TypeError, match="grad must be float32 where x is float32; it is float64"):
+    with pytest.raises(TypeError, match="grad must be float32 as x is; it is float64"):
         whe.backward(x.astype(np.float64), x, w, w, w, w)
 
 
