@@ -1,4 +1,4 @@
-"""The code in docs/writing-a-kernel.md compiles, runs and says what the page prints."""
+"""The code on the pages of docs/ compiles, runs and says what the pages print."""
 
 import pathlib
 import re
@@ -6,9 +6,14 @@ import re
 import numpy as np
 import pytest
 
+import cupynn
+from cupynn import cli
 from cupynn.kernels import runtime
+from cupynn.profile.measure import CATEGORIES
 
-PAGE = (pathlib.Path(__file__).parents[1] / "docs" / "writing-a-kernel.md").read_text()
+DOCS = pathlib.Path(__file__).parents[1] / "docs"
+PAGE = (DOCS / "writing-a-kernel.md").read_text()
+PROFILE = (DOCS / "profile.md").read_text()
 
 
 def test_writing_a_kernel(tmp_path, monkeypatch, capsys):
@@ -28,3 +33,29 @@ def test_writing_a_kernel(tmp_path, monkeypatch, capsys):
         runtime.set_mode(before)
     printed = capsys.readouterr().out
     assert message in printed
+
+
+def without_figures(text):
+    """Each printed line with # for every number that stands alone: words and shapes stay."""
+    lines = (re.sub(r" +", " ", line) for line in text.splitlines())
+    return [re.sub(r"(?<![\w.-])\d[\d.,]*%?(?![\w.-])", "#", line) for line in lines]
+
+
+def test_the_profile_on_the_page_is_what_the_command_prints(capsys):
+    if runtime.mode() != "compiled":
+        pytest.skip("the page shows compiled kernels")
+    words, printed = re.search(r"\$ OMP_NUM_THREADS=1 cupynn (.*?)\n.*?\n(.*?)\n\.\.\.\n```", PROFILE, re.S).groups()
+    assert cli.main([*words.replace("--steps 15", "--steps 1").split(), "--device", "cpu"]) in (0, None)
+    found = without_figures(capsys.readouterr().out)
+    for line in without_figures(printed):
+        assert line in found, (line, found)
+
+
+def test_the_code_on_the_page_of_the_profile(capsys):
+    (code,) = re.findall(r"```python\n(.*?)```", PROFILE, re.S)
+    weight = cupynn.Tensor(np.ones((3, 4), np.float32), requires_grad=True)
+    exec(code, {"step": lambda: (weight * weight).sum().backward()})
+    printed = capsys.readouterr().out.splitlines()
+    assert [line[:22].strip() for line in printed[:-1]] == list(CATEGORIES)
+    assert sum(float(line[22:].strip(" %")) for line in printed[:-1]) == pytest.approx(100, abs=0.3)  # six roundings
+    assert printed[-1].startswith("OperationRow(name=")
