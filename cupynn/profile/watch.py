@@ -41,21 +41,21 @@ class Watch:
     @contextlib.contextmanager
     def installed(self) -> Iterator[None]:
         """Inside a `with` block the recorder sees what happens."""
-        before = []
+        places = []
         replaced = {id(original): watched for original, watched in self._functions()}
         for module in [module for name, module in sys.modules.items() if name.partition(".")[0] == "cupynn"]:
-            for name, value in list(vars(module).items()):
+            for name, value in vars(module).items():
                 if (watched := replaced.get(id(value))) is not None:
-                    before.append((module, name, value))
-                    setattr(module, name, watched)
+                    places.append((module, name, value, watched))
         for owner, name, watch in self._methods():
             original = vars(owner)[name]
-            before.append((owner, name, original))
-            setattr(owner, name, _method(watch, original))
+            places.append((owner, name, original, _method(watch, original)))
         try:
+            for owner, name, _, watched in places:
+                setattr(owner, name, watched)
             yield
         finally:
-            for owner, name, original in before:
+            for owner, name, original, _ in places:
                 setattr(owner, name, original)
 
     def _functions(self) -> Iterator[tuple[Callable, Callable]]:

@@ -196,6 +196,42 @@ def test_nothing_stays_behind():
         profile(step, steps=0)
 
 
+class Scale(Function):
+    def forward(self, x):
+        return self.factor * x
+
+    def backward(self, grad):
+        return self.factor * grad
+
+
+class Left(Scale):
+    pass
+
+
+class Right(Scale):
+    def forward(self, x):
+        return super().forward(x)
+
+
+class Both(Left, Right):
+    """Found twice among the subclasses of Function, with a forward that calls another."""
+
+    def forward(self, x):
+        return super().forward(x)
+
+
+def test_functions_that_inherit_are_counted_once():
+    original = vars(Both)["forward"]
+    x = Tensor(np.ones(3, np.float32), requires_grad=True)
+    found = profile(lambda: Both(factor=2.0)(x).backward(np.ones(3, np.float32)), steps=1)
+    assert vars(Both)["forward"] is original
+    assert {(row.name, row.which): row.calls for row in found.operations() if row.name == "Both"} == {
+        ("Both", "forward"): 1,
+        ("Both", "backward"): 1,
+    }
+    assert found.records == 1
+
+
 def test_a_profile_changes_no_value():
     arrays = []
     for watched in (False, True):
