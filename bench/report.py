@@ -44,13 +44,15 @@ def counted(number: int | str, noun: str) -> str:
 def machine() -> dict:
     """What the figures were measured on."""
     import cupynn
+    from cupynn.kernels.runtime import blas
     from cupynn.train.environment import processor
 
     versions = {"cupynn": cupynn.__version__, "numpy": np.__version__, "python": platform.python_version()}
     for name in ("torch", "cupy"):
         if name in sys.modules:
             versions[name] = sys.modules[name].__version__
-    return {"processor": processor(), "system": platform.system(), "threads": int(THREADS), "versions": versions}
+    figures = {"processor": processor(), "system": platform.system(), "threads": int(THREADS), "versions": versions}
+    return figures | {"openblas_core": core} if (core := blas.core()) else figures
 
 
 def write(path: str, figures: dict) -> None:
