@@ -40,12 +40,11 @@ def is_floating(dtype: np.dtype) -> bool:
     return dtype.kind == "f" or (dtype.kind == "V" and dtype.name == "bfloat16")
 
 
-def compute_dtype(dtype: Any) -> np.dtype:
+def compute_dtype(dtype: np.dtype) -> np.dtype:
     """In which type arrays of `dtype` are computed with and summed: float32 for float16 and bfloat16, else their own.
 
     It is also the type of a layer's parameters where its input has this dtype.
     """
-    dtype = np.dtype(dtype)
     return _FLOAT32 if dtype.itemsize == 2 and is_floating(dtype) else dtype
 
 

@@ -19,7 +19,7 @@ import safetensors.numpy
 
 import cupynn
 from cupynn import models
-from cupynn.device import Array, to_numpy
+from cupynn.device import Array, is_floating, to_numpy
 from cupynn.nn import Module
 from cupynn.nn.contractible import undrawn
 from cupynn.reparam import contract
@@ -121,7 +121,7 @@ def load(path: str | os.PathLike) -> Module:
             model = models.create(metadata["name"], **json.loads(metadata["options"]))
         if json.loads(metadata["contracted"]) or json.loads(metadata["folded"]):
             model = contract(model, fold_batch_norm=json.loads(metadata["folded"]))
-        dtype = np.result_type(*(array.dtype for array in state.values() if array.dtype.kind == "f"))
+        dtype = np.result_type(*(array.dtype for array in state.values() if is_floating(array.dtype)))
         model.astype(dtype).load_state_dict(state)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"load: {path} (cupynn {metadata.get('version')}): {error}") from error

@@ -34,6 +34,7 @@ from cupynn.autograd.functions import (
     transpose,
     var,
     where,
+    widened,
 )
 from cupynn.autograd.grad_mode import enable_grad, is_grad_enabled, no_grad
 from cupynn.autograd.gradcheck import GradientError, gradcheck
@@ -81,4 +82,5 @@ __all__ = [
     "transpose",
     "var",
     "where",
+    "widened",
 ]

@@ -11,7 +11,7 @@ import numpy as np
 
 from cupynn.autograd.function import Function, Record
 from cupynn.autograd.tensor import Tensor
-from cupynn.device import Array, xp_of
+from cupynn.device import Array, is_floating, xp_of
 
 
 def records_behind(tensors: list[Tensor]) -> list[Record]:
@@ -74,7 +74,7 @@ def _differentiate(record: Record, slots: list, arrived: dict[Record, list]) -> 
     else:
         xp = xp_of(next(slot[0] for slot in slots if slot is not None))
         grads = [
-            slot[0] if slot is not None else xp.zeros(shape, dtype) if dtype.kind == "f" else None
+            slot[0] if slot is not None else xp.zeros(shape, dtype) if is_floating(dtype) else None
             for slot, (shape, dtype) in zip(slots, record.outputs, strict=True)
         ]
     start = perf_counter()

@@ -10,7 +10,7 @@ import numpy as np
 
 from cupynn.autograd.grad_mode import mode
 from cupynn.autograd.tensor import Tensor
-from cupynn.device import Array
+from cupynn.device import Array, is_floating
 
 _next_number = itertools.count().__next__
 
@@ -154,7 +154,7 @@ def _wrap(array: Array, function: Function, record: Record | None, position: int
     tensor.data = array
     tensor.grad = None
     tensor._position = position
-    if record is not None and array.dtype.kind == "f":
+    if record is not None and is_floating(array.dtype):
         tensor._requires_grad = True
         tensor.record = record
     else:

@@ -10,7 +10,7 @@ import numpy as np
 from cupynn.autograd.backward import run_backward
 from cupynn.autograd.grad_mode import no_grad
 from cupynn.autograd.tensor import Tensor
-from cupynn.device import Array, to_numpy, xp_of
+from cupynn.device import Array, is_floating, to_numpy, xp_of
 
 
 class GradientError(AssertionError):
@@ -42,7 +42,7 @@ def gradcheck(
     inputs = [inputs] if isinstance(inputs, Tensor) else list(inputs)
     for number, x in enumerate(inputs):
         dtype = getattr(x, "dtype", None)
-        if dtype is not None and dtype.kind == "f" and dtype != np.float64:
+        if dtype is not None and is_floating(dtype) and dtype != np.float64:
             raise TypeError(f"gradcheck: input {number} is {dtype}; differences need float64, make it .astype(float64)")
     checked = [number for number, x in enumerate(inputs) if isinstance(x, Tensor) and x.requires_grad]
     if not checked:

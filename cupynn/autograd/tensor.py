@@ -45,7 +45,7 @@ class Tensor:
 
     @requires_grad.setter
     def requires_grad(self, value: bool) -> None:
-        if value and self.data.dtype.kind != "f":
+        if value and not device.is_floating(self.data.dtype):
             raise TypeError(f"requires_grad: only floating-point tensors have gradients; this one is {self.data.dtype}")
         if not value and self.record is not None:
             raise RuntimeError("requires_grad: this tensor is the result of a recorded call; use detach()")
@@ -297,7 +297,7 @@ def tensor(data: Any, requires_grad: bool = False, dtype: Any = None) -> Tensor:
             dtype = np.float32
     xp = device.default_xp()
     array = xp.array(to_numpy(data) if xp is np else data, dtype=dtype, order="C")
-    if array.dtype.kind not in "fiub":
+    if array.dtype.kind not in "fiub" and not device.is_floating(array.dtype):
         raise TypeError(f"tensor: data must be numbers, got {type(data).__name__} of dtype {array.dtype}")
     return Tensor(array, requires_grad)
 

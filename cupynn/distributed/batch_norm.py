@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 
 from cupynn.autograd import Function
-from cupynn.device import Array, xp_of
+from cupynn.device import Array, compute_dtype, wide, xp_of
 from cupynn.distributed.world import World
 from cupynn.kernels import batch_norm as kernel
 from cupynn.kernels import cross_layer, runtime
@@ -24,7 +24,7 @@ class WholeBatch:
         self.world = world
 
     def statistics(self, x: Array) -> tuple[Array, Array, Array]:
-        """(mean, biased variance, count M) of every channel, in x's dtype; the first two are (C,)."""
+        """(mean, biased variance, count M) of every channel, float32 unless x is float64; the first two are (C,)."""
         xp, channels = xp_of(x), x.shape[1]
         row = xp.empty(1 + 2 * channels, "float64")
         row[0] = x.size // channels
@@ -34,7 +34,8 @@ class WholeBatch:
         count = counts.sum()
         mean = (counts * means).sum(axis=0) / count
         variance = (counts * (variances + (means - mean) ** 2)).sum(axis=0) / count
-        return mean.astype(x.dtype), variance.astype(x.dtype), count.astype(x.dtype)
+        dtype = compute_dtype(x.dtype)
+        return mean.astype(dtype), variance.astype(dtype), count.astype(dtype)
 
     def sum(self, array: Array) -> None:
         """Replace sums over this rank's part, in place, by those over the whole batch."""
@@ -66,7 +67,7 @@ class SynchronisedBatchNorm(Function):
         dx, dweight, dbias = kernel.backward_eval(grad, x, y, weight, mean, variance, self.eps, self.relu)
         sums = xp.stack([dbias, dweight])
         self.batch.sum(sums)
-        inv_std = 1 / xp.sqrt(variance + x.dtype.type(self.eps))
+        inv_std = 1 / xp.sqrt(variance + variance.dtype.type(self.eps))
         shift, slope = (-inv_std if weight is None else -weight * inv_std) * sums / self.count
         cross_layer.centre(dx, x, mean, shift, slope * inv_std)
         return dx, dweight, dbias
@@ -74,9 +75,9 @@ class SynchronisedBatchNorm(Function):
 
 def _statistics(x):
     """(mean, biased variance) of every channel of this rank's x, which may be one value."""
-    if runtime.compiled_for(x):
+    if runtime.compiled_for(x, narrow=True):
         return kernel.statistics(x, 1.0)[:2]
-    return kernel.reference_forward_train(x, None, None, 1.0)[1:3]
+    return kernel.reference_forward_train(wide(x), None, None, 1.0)[1:3]
 
 
 class SynchronisedBatchNorm2d(BatchNorm2d):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from cupynn.autograd import Tensor
-from cupynn.device import Array, asarray, to_numpy, use_device, xp_of
+from cupynn.device import Array, asarray, is_floating, to_numpy, use_device, xp_of
 
 
 class Parameter(Tensor):
@@ -152,7 +152,7 @@ class Module:
 
         Make an optimiser after it, since velocities keep their dtype; the same holds for `to_device`.
         """
-        return self._convert(lambda array: array.astype(dtype, copy=False) if array.dtype.kind == "f" else array)
+        return self._convert(lambda array: array.astype(dtype, copy=False) if is_floating(array.dtype) else array)
 
     def to_device(self, device: str) -> Module:
         """Move parameters and buffers to "cpu" or "cuda:N", and forget gradients; returns the module itself."""

@@ -37,7 +37,7 @@ class ConvTranspose2d(Function):
         options = (self.stride, self.padding, self.dilation, self.groups)
         dx = conv.forward(grad, w, None, *options) if self.needs_grad[0] else None
         dw = conv.backward(x, grad, w, *options, needs=(False, True, False))[1] if self.needs_grad[1] else None
-        return dx, dw, grad.sum(axis=(0, 2, 3)) if self.needs_grad[2] else None
+        return dx, dw, grad.sum(axis=(0, 2, 3), dtype=w.dtype) if self.needs_grad[2] else None
 
 
 def conv2d(x, w, bias=None, stride=1, padding=0, dilation=1, groups=1):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cupynn.autograd import Function, Tensor
-from cupynn.device import generator, xp_of
+from cupynn.device import generator, is_floating, xp_of
 from cupynn.kernels import dropout as kernel
 from cupynn.ops.arguments import need_images
 
@@ -36,7 +36,7 @@ class ChannelDropout(Function):
 def _dropout(name, function, x, p, training):
     if not 0 <= p <= 1:
         raise ValueError(f"{name}: p must be a probability from 0 to 1; got {p!r}")
-    if x.dtype.kind != "f":
+    if not is_floating(x.dtype):
         raise TypeError(f"{name}: x must be floating point, since 1/(1 - p) is no integer; it is {x.dtype}")
     if not training or p == 0:
         return x if isinstance(x, Tensor) else Tensor(x)

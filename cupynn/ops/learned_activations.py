@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from cupynn.autograd import Function
-from cupynn.device import xp_of
+from cupynn.device import wide, xp_of
 
 
 def _per_channel(values, x):
     """(C,) or (1,) shaped to broadcast along axis 1 of x (N, C, ...)."""
     return values.reshape((-1,) + (1,) * (x.ndim - 2)) if x.ndim > 1 else values
+
+
+def _like(x, y):
+    """y in x's dtype where that is float16 or bfloat16."""
+    return y.astype(x.dtype, copy=False) if x.dtype.itemsize == 2 else y
 
 
 def _sum_channels(values, size):
@@ -23,10 +28,10 @@ class PReLU(Function):
 
     def forward(self, x, weight):
         self.save(x, weight)
-        return xp_of(x).where(x > 0, x, _per_channel(weight, x) * x)
+        return _like(x, xp_of(x).where(x > 0, x, _per_channel(weight, x) * wide(x)))
 
     def backward(self, grad):
-        x, weight = self.saved
+        x, weight, grad = *map(wide, self.saved), wide(grad)
         xp = xp_of(x)
         dx = xp.where(x > 0, grad, _per_channel(weight, x) * grad)
         return dx, _sum_channels(xp.where(x > 0, 0, x * grad), weight.size)
@@ -36,15 +41,16 @@ class AdaptivePiecewiseLinear(Function):
     """y = max(0, x) + sum_s a[s] max(0, -x + b[s]); derivative 0 at every corner."""
 
     def forward(self, x, a, b):
-        xp = xp_of(x)
+        xp, saved = xp_of(x), x
         self.save(x, a, b)
+        x = wide(x)
         y = xp.maximum(x, 0)
         for slope, hinge in zip(a, b, strict=True):
             y += _per_channel(slope, x) * xp.maximum(_per_channel(hinge, x) - x, 0)
-        return y
+        return _like(saved, y)
 
     def backward(self, grad):
-        x, a, b = self.saved
+        x, a, b, grad = *map(wide, self.saved), wide(grad)
         xp = xp_of(x)
         dx = xp.where(x > 0, grad, 0)
         da, db = xp.empty_like(a), xp.empty_like(b)

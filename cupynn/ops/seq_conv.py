@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from cupynn.autograd import Function
-from cupynn.device import Array, xp_of
+from cupynn.device import Array, compute_dtype, xp_of
 from cupynn.kernels import conv
 from cupynn.ops.arguments import need_images
 from cupynn.ops.batch_norm import BatchNormEvaluation, BatchNormTraining
@@ -213,5 +213,6 @@ def _check(x, groups, shortcut, windowed, subgroups, dropout):
     for name, (array, shape) in wanted.items():
         if tuple(array.shape) != shape:
             raise ValueError(f"seq_conv: x has shape {x.shape}, so {name} must be {shape}; it has shape {array.shape}")
-        if array.dtype != x.dtype:
-            raise TypeError(f"seq_conv: {name} must be {x.dtype} as x is; it is {array.dtype}")
+        dtype = x.dtype if name == "shortcut" else compute_dtype(x.dtype)
+        if array.dtype != dtype:
+            raise TypeError(f"seq_conv: {name} must be {dtype} where x is {x.dtype}; it is {array.dtype}")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from cupynn.autograd import Function
-from cupynn.device import xp_of
+from cupynn.autograd import Function, widened
+from cupynn.device import wide, xp_of
 from cupynn.kernels import cross_entropy as kernel
 
 
@@ -11,13 +11,15 @@ class Softmax(Function):
     """y_k = exp(x_k) / sum_j exp(x_j) along one axis."""
 
     def forward(self, x):
+        dtype, x = x.dtype, wide(x)
         y = xp_of(x).exp(x - x.max(axis=self.axis, keepdims=True))
         y /= y.sum(axis=self.axis, keepdims=True)
+        y = y.astype(dtype, copy=False) if dtype.itemsize == 2 else y
         self.save(y)
         return y
 
     def backward(self, grad):
-        (y,) = self.saved
+        y, grad = wide(self.saved[0]), wide(grad)
         return y * (grad - (grad * y).sum(axis=self.axis, keepdims=True))
 
 
@@ -25,14 +27,15 @@ class LogSoftmax(Function):
     """y_k = x_k - log sum_j exp(x_j) along one axis."""
 
     def forward(self, x):
-        xp = xp_of(x)
+        xp, dtype, x = xp_of(x), x.dtype, wide(x)
         y = x - x.max(axis=self.axis, keepdims=True)
         y -= xp.log(xp.exp(y).sum(axis=self.axis, keepdims=True))
+        y = y.astype(dtype, copy=False) if dtype.itemsize == 2 else y
         self.save(y)
         return y
 
     def backward(self, grad):
-        (y,) = self.saved
+        y, grad = wide(self.saved[0]), wide(grad)
         return grad - xp_of(y).exp(y) * grad.sum(axis=self.axis, keepdims=True)
 
 
@@ -65,11 +68,13 @@ def cross_entropy(logits, targets, label_smoothing=0.0):
     label_smoothing: the share s of each target's weight that all K classes get in equal parts,
     (1 - s) cross_entropy - s mean(log softmax(logits)). [Szegedy et al. 2016, Sec. 7]
 
+    Logits of float16 or bfloat16 are made float32 first, and so is the loss.
     Returns a scalar. Raises ValueError for shapes or targets that do not fit and for a share outside 0 .. 1,
     TypeError for targets that are no integers.
     """
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"cross_entropy: label_smoothing must lie in 0..1; got {label_smoothing!r}")
+    logits = widened(logits)
     loss = CrossEntropy()(logits, targets)
     if label_smoothing == 0:
         return loss

@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 
 from cupynn.autograd import Function
-from cupynn.device import xp_of
+from cupynn.device import wide, xp_of
 from cupynn.ops.arguments import need_images, pair
 
 
@@ -19,11 +19,13 @@ class Resize(Function):
     """
 
     def forward(self, x):
+        y = wide(x)
         for axis, table in zip((2, 3), self.tables, strict=True):
-            x = _apply(x, axis, *table)
-        return x
+            y = _apply(y, axis, *table)
+        return y if y.dtype == x.dtype else y.astype(x.dtype)
 
     def backward(self, grad):
+        grad = wide(grad)
         for axis, table in zip((2, 3), self.tables, strict=True):
             grad = _apply(grad, axis, *_transposed(table, self.input_shapes[0][axis]))
         return grad

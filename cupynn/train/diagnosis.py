@@ -8,7 +8,7 @@ from typing import Any
 
 from cupynn import ops
 from cupynn.autograd import Tensor, no_grad
-from cupynn.device import Array, xp_of
+from cupynn.device import Array, is_floating, xp_of
 from cupynn.nn import Module
 
 
@@ -99,6 +99,6 @@ def _arrays(value: Any) -> Iterator[Array]:
 def _what_is_lost(array: Array) -> str | None:
     """ "nan" or "inf" where the array holds one."""
     xp = xp_of(array)
-    if array.dtype.kind != "f" or bool(xp.isfinite(array).all()):
+    if not is_floating(array.dtype) or bool(xp.isfinite(array).all()):
         return None
     return "nan" if bool(xp.isnan(array).any()) else "inf"

@@ -1,13 +1,14 @@
 """What a student network learns from a teacher: soft targets, hints, similarities.
 
-Each loss is differentiable in what the student computes. What the teacher computed is a constant, a tensor or an array.
+Each loss is differentiable in what the student computes, which is made float32 where it has 16 bits. What the teacher
+computed is a constant, a tensor or an array.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from cupynn.autograd import Function, Tensor, log, sqrt, square
+from cupynn.autograd import Function, Tensor, log, sqrt, square, widened
 from cupynn.device import Array, xp_of
 
 SMALL = 1e-7  # added to kernels, so that opposite features have a logarithm, and to norms, so that 0 can be divided by
@@ -52,6 +53,7 @@ def soft_target_loss(logits, teacher_logits, temperature: float = 4.0):
         )
     if not temperature > 0:
         raise ValueError(f"soft_target_loss: temperature must be above 0; got {temperature!r}")
+    logits = widened(logits)
     return SoftTargets(temperature=float(temperature))(logits, _constant(teacher_logits, logits))
 
 
@@ -67,6 +69,7 @@ def hint_loss(regressed, hint):
             "hint_loss: regressed and hint must have one shape (N, ...) with N > 0; "
             f"regressed has shape {regressed.shape}, hint {hint.shape}"
         )
+    regressed = widened(regressed)
     return square(regressed - _constant(hint, regressed)).sum() * (0.5 / len(regressed))
 
 
@@ -90,6 +93,7 @@ def similarity_loss(features, teacher_features):
             "similarity_loss: features and teacher_features must be (N, ...) with one N > 0; "
             f"features has shape {features.shape}, teacher_features {teacher_features.shape}"
         )
+    features = widened(features)
     if len(features) < 3:
         return (features * 0).sum()
     xp = xp_of(features.data)

@@ -86,7 +86,7 @@ def test_what_is_floating_and_computed_in_float32(dtype):
     assert is_floating(dtype) and compute_dtype(dtype) == np.float32
     assert wide(np.ones(2, dtype)).dtype == np.float32
     for other in ("int16", "uint16", "V2", "float32", "float64", "int64", "bool"):
-        assert compute_dtype(other) == other
+        assert compute_dtype(np.dtype(other)) == other
         assert is_floating(np.dtype(other)) == other.startswith("float")
 
 

@@ -253,7 +253,7 @@ def test_errors_come_before_anything_changes():
     fault("all groups or none have a reduction; group 1 differs", x, mixed)
     last = groups[1].conv._replace(shift=groups[1].conv.shift.numpy().astype(np.float32))
     fault(
-        "group 1's conv.shift must be float64 as x is; it is float32",
+        "group 1's conv.shift must be float64 where x is float64; it is float32",
         x,
         [groups[0], SeqConvGroup(last)],
         kind=TypeError,

@@ -31,6 +31,7 @@ from cupynn.autograd.functions.shaping import (
     reshape,
     squeeze,
     transpose,
+    widened,
 )
 
 __all__ = [
@@ -71,4 +72,5 @@ __all__ = [
     "unbroadcast",
     "var",
     "where",
+    "widened",
 ]

@@ -6,7 +6,7 @@ from typing import Any
 
 from cupynn.autograd.function import Function
 from cupynn.autograd.tensor import Tensor
-from cupynn.device import Array, xp_of
+from cupynn.device import Array, compute_dtype, xp_of
 
 
 def unbroadcast(grad: Array, shape: tuple[int, ...]) -> Array:
@@ -15,7 +15,22 @@ def unbroadcast(grad: Array, shape: tuple[int, ...]) -> Array:
         return grad
     extra = grad.ndim - len(shape)
     repeated = tuple(i + extra for i, length in enumerate(shape) if length == 1 and grad.shape[i + extra] != 1)
-    return grad.sum(axis=tuple(range(extra)) + repeated, keepdims=True).reshape(shape)
+    axes = tuple(range(extra)) + repeated
+    return grad.sum(axis=axes, keepdims=True, dtype=compute_dtype(grad.dtype)).reshape(shape)
+
+
+def operands(a: Any, b: Any) -> tuple[Any, Any]:
+    """a and b, where a Python float beside bfloat16 becomes one: NumPy, which knows the type by its package only, would
+    make the result float32."""
+    if type(b) is float:
+        return a, _beside(a, b)
+    if type(a) is float:
+        return _beside(b, a), b
+    return a, b
+
+
+def _beside(array: Any, number: float) -> Any:
+    return array.dtype.type(number) if hasattr(array, "dtype") and array.dtype.kind == "V" else number
 
 
 class Add(Function):
@@ -195,27 +210,27 @@ class Tanh(Function):
 
 def add(a: Any, b: Any) -> Tensor:
     """a + b, broadcast."""
-    return Add()(a, b)
+    return Add()(*operands(a, b))
 
 
 def subtract(a: Any, b: Any) -> Tensor:
     """a - b, broadcast."""
-    return Subtract()(a, b)
+    return Subtract()(*operands(a, b))
 
 
 def multiply(a: Any, b: Any) -> Tensor:
     """a b, broadcast."""
-    return Multiply()(a, b)
+    return Multiply()(*operands(a, b))
 
 
 def divide(a: Any, b: Any) -> Tensor:
     """a / b, broadcast."""
-    return Divide()(a, b)
+    return Divide()(*operands(a, b))
 
 
 def power(a: Any, b: Any) -> Tensor:
     """a to the power b, broadcast."""
-    return Power()(a, b)
+    return Power()(*operands(a, b))
 
 
 def square(x: Any) -> Tensor:

@@ -1,4 +1,4 @@
-"""Matrix products and einsum."""
+"""Matrix products and einsum. What is float16 or bfloat16 is multiplied and added up in float32."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from cupynn.autograd.function import Function
 from cupynn.autograd.functions.arithmetic import unbroadcast
 from cupynn.autograd.tensor import Tensor
-from cupynn.device import Array, xp_of
+from cupynn.device import Array, wide, xp_of
 
 
 class MatMul(Function):
@@ -21,10 +21,10 @@ class MatMul(Function):
         a_needs, b_needs = self.needs_grad
         self.ndims = a.ndim, b.ndim
         self.save(a if b_needs else None, b if a_needs else None)
-        return xp_of(a).matmul(a, b)
+        return _narrowed(xp_of(a).matmul(wide(a), wide(b)), a, b)
 
     def backward(self, grad):
-        a, b = self.saved
+        a, b, grad = *map(_wide, self.saved), wide(grad)
         a_shape, b_shape = self.input_shapes
         a_ndim, b_ndim = self.ndims
         if b_ndim == 1:
@@ -59,7 +59,8 @@ class Einsum(Function):
 
     def forward(self, *operands):
         self.save(*operands)
-        return xp_of(operands[0]).einsum(self.subscripts, *operands, optimize=True)
+        y = xp_of(operands[0]).einsum(self.subscripts, *map(wide, operands), optimize=True)
+        return _narrowed(y, *operands)
 
     def backward(self, grad):
         return tuple(
@@ -69,7 +70,7 @@ class Einsum(Function):
     def _operand_grad(self, grad: Array, number: int, shape: tuple[int, ...]) -> Array:
         labels = self.labels[number]
         sources = [self.output, *self.labels[:number], *self.labels[number + 1 :]]
-        arrays = [grad, *self.saved[:number], *self.saved[number + 1 :]]
+        arrays = [wide(array) for array in (grad, *self.saved[:number], *self.saved[number + 1 :])]
         known = set("".join(sources))
         present = [label for label in labels if label in known]
         xp = xp_of(grad)
@@ -79,6 +80,16 @@ class Einsum(Function):
         result = result.reshape([next(lengths) if label in known else 1 for label in labels])
         # A length of 1 beside a longer axis of the same label was repeated.
         return xp.broadcast_to(unbroadcast(result, _smaller(result.shape, shape)), shape)
+
+
+def _wide(array: Array | None) -> Array | None:
+    return None if array is None else wide(array)
+
+
+def _narrowed(y: Array, *operands: Array) -> Array:
+    """y in the dtype of its operands where that has 16 bits, and they all have it."""
+    dtypes = {operand.dtype for operand in operands}
+    return y.astype(dtypes.pop(), copy=False) if len(dtypes) == 1 else y
 
 
 def _smaller(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...]:

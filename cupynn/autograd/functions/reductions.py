@@ -1,4 +1,5 @@
-"""Reductions along axes: sum, mean, max, min, var. `axis` and `keepdims` are NumPy's."""
+"""Reductions along axes: sum, mean, max, min, var. `axis` and `keepdims` are NumPy's. What has 16 bits is added up in
+float32."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ from typing import Any
 
 from cupynn.autograd.function import Function
 from cupynn.autograd.tensor import Tensor
-from cupynn.device import Array, xp_of
+from cupynn.device import Array, is_floating, wide, xp_of
 
 
 def _kept(shape: tuple[int, ...], axis: Any) -> tuple[int, ...]:
@@ -30,7 +31,7 @@ class Sum(Function):
     """y = sum of x along axis"""
 
     def forward(self, x):
-        return x.sum(axis=self.axis, keepdims=self.keepdims)
+        return _like(x, wide(x).sum(axis=self.axis, keepdims=self.keepdims))
 
     def backward(self, grad):
         (shape,) = self.input_shapes
@@ -41,7 +42,7 @@ class Mean(Function):
     """y = sum of x along axis / n"""
 
     def forward(self, x):
-        return x.mean(axis=self.axis, keepdims=self.keepdims)
+        return _like(x, wide(x).mean(axis=self.axis, keepdims=self.keepdims))
 
     def backward(self, grad):
         (shape,) = self.input_shapes
@@ -56,10 +57,10 @@ class Var(Function):
 
     def forward(self, x):
         self.save(x)
-        return x.var(axis=self.axis, ddof=self.ddof, keepdims=self.keepdims)
+        return _like(x, wide(x).var(axis=self.axis, ddof=self.ddof, keepdims=self.keepdims))
 
     def backward(self, grad):
-        (x,) = self.saved
+        x, grad = wide(self.saved[0]), wide(grad)
         if x.size == 0:
             return xp_of(grad).zeros(x.shape, grad.dtype)
         freedom = _count(x.shape, self.axis) - self.ddof
@@ -90,6 +91,11 @@ class Min(Function):
 
     def backward(self, grad):
         return _shared(grad, *self.saved, self.axis)
+
+
+def _like(x: Array, y: Any) -> Any:
+    """y in x's dtype where that has 16 bits; else as it is, which for integers is NumPy's choice."""
+    return y if y.dtype == x.dtype or not is_floating(x.dtype) else y.astype(x.dtype)
 
 
 def _shared(grad: Array, x: Array, y: Array, axis: Any) -> Array:

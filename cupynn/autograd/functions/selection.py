@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from cupynn.autograd.function import Function
-from cupynn.autograd.functions.arithmetic import unbroadcast
+from cupynn.autograd.functions.arithmetic import operands, unbroadcast
 from cupynn.autograd.tensor import Tensor
 from cupynn.device import xp_of
 
@@ -33,7 +33,8 @@ class Clip(Function):
 
     def forward(self, x, low, high):
         self.save(x, low, high)
-        return xp_of(x).clip(x, low, high)
+        y = xp_of(x).clip(x, low, high)
+        return y.astype(x.dtype) if x.dtype.kind == "V" else y  # NumPy makes bfloat16 float32
 
     def backward(self, grad):
         x, low, high = self.saved
@@ -85,7 +86,7 @@ def where(condition: Any, a: Any, b: Any) -> Tensor:
     """Elements of a where the condition holds, else of b; all three broadcast. The condition has no gradient."""
     if isinstance(condition, Tensor):
         condition = condition.data
-    return Where()(condition, a, b)
+    return Where()(condition, *operands(a, b))
 
 
 def clip(x: Any, min: Any = None, max: Any = None) -> Tensor:
@@ -101,9 +102,9 @@ def clip(x: Any, min: Any = None, max: Any = None) -> Tensor:
 
 def maximum(a: Any, b: Any) -> Tensor:
     """The larger of a and b, broadcast. NaN propagates."""
-    return Maximum()(a, b)
+    return Maximum()(*operands(a, b))
 
 
 def minimum(a: Any, b: Any) -> Tensor:
     """The smaller of a and b, broadcast. NaN propagates."""
-    return Minimum()(a, b)
+    return Minimum()(*operands(a, b))

@@ -10,7 +10,7 @@ import numpy as np
 from cupynn.autograd.function import Function
 from cupynn.autograd.functions.arithmetic import unbroadcast
 from cupynn.autograd.tensor import Tensor
-from cupynn.device import xp_of
+from cupynn.device import compute_dtype, is_floating, xp_of
 
 
 class Reshape(Function):
@@ -129,6 +129,12 @@ def pad(x: Tensor, widths: Any, value: float = 0) -> Tensor:
 def astype(x: Tensor, dtype: Any) -> Tensor:
     """x in another dtype. Raises TypeError where x requires grad and `dtype` has none."""
     dtype = np.dtype(dtype)
-    if isinstance(x, Tensor) and x.requires_grad and dtype.kind != "f":
+    if isinstance(x, Tensor) and x.requires_grad and not is_floating(dtype):
         raise TypeError(f"astype: {dtype} carries no gradient, and x requires grad; use x.detach() first")
     return AsType(dtype=dtype)(x)
+
+
+def widened(x: Any) -> Any:
+    """x as float32 where it is float16 or bfloat16, as losses want it; else x itself."""
+    dtype = compute_dtype(x.dtype)
+    return x if x.dtype == dtype else astype(x, dtype)

@@ -65,7 +65,7 @@ def _narrow_name(dtype: np.dtype) -> str | None:
 
 def scalar(dtype: Any, value: float) -> np.generic:
     """`value` as a scalar argument of type T, in which arrays of this dtype are computed with."""
-    return compute_dtype(dtype).type(value)
+    return compute_dtype(np.dtype(dtype)).type(value)
 
 
 def threads(like: Array, gpu: int = 256) -> int:
