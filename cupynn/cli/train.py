@@ -21,7 +21,7 @@ from cupynn.train import Diverged, Interrupted, RunFolder, Settings, draw_curves
 from cupynn.train.events import Events
 from cupynn.train.progress_line import say
 from cupynn.train.run_folder import CONFIG, CURVES
-from cupynn.train.settings import SCHEDULES
+from cupynn.train.settings import PRECISIONS, SCHEDULES
 
 EPILOG = """\
 examples:
@@ -107,6 +107,7 @@ HELP = {
     "teacher_weight": "share of the loss that is the teacher's",
     "product_decay": "weight decay of the kernels that expanded layers contract to",
     "frozen": "modules that are not trained",
+    "precision": "type of activations; parameters stay float32",
     "crop": "pixels of border for random crops",
     "synchronise_batch_norm": "with several ranks: batch norm over all of them",
     "flip": "mirror half of the images",
@@ -131,6 +132,7 @@ def _groups(text: str) -> Any:
 GROUPS = """parameters with a learning rate or weight decay of their own: '[{layers = ["WHE"], weight_decay = 1e-6}]'"""
 OWN_FORM = {
     "schedule": {"choices": SCHEDULES},
+    "precision": {"choices": PRECISIONS},
     "milestones": {"type": float, "nargs": "+", "metavar": "EPOCH"},
     "frozen": {"type": str, "nargs": "+", "metavar": "NAME"},
     "teacher": {"metavar": "RUN_OR_FILE"},
@@ -154,7 +156,7 @@ def _add_settings(group: Any, fields: Sequence[dataclasses.Field]) -> None:
             option["action"] = argparse.BooleanOptionalAction
         else:
             option |= {"type": type(field.default), "metavar": "N"}
-        if field.name not in OWN_FORM or field.name == "schedule":
+        if field.name not in OWN_FORM or field.name in ("schedule", "precision"):
             option["help"] = f"{option['help']} (default: {field.default})".lstrip()
         group.add_argument("--" + field.name.replace("_", "-"), **option)
 
@@ -306,7 +308,7 @@ def _fit(
     every = folder.config.get("events", {}).get("every") if world.rank == 0 else None
     events = None if every is None else _events(folder.path, every)
     try:
-        with expected(Diverged, OSError, ValueError):
+        with expected(Diverged, ImportError, OSError, ValueError):
             records = fit(model, *sets, settings, folder, resume=resume, events=events, world=world)
     except Interrupted:
         if world.rank == 0:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import numpy as np
+
 from cupynn.autograd import Tensor
-from cupynn.device import Array, generator
+from cupynn.device import Array, dtype_named, generator
 from cupynn.distributed import GradientSum, World
 from cupynn.nn import Module
-from cupynn.optim import SGD, clip_grad_norm, plan
-from cupynn.train.diagnosis import Lost, explain_loss
+from cupynn.optim import SGD, LossScale, clip_grad_norm, plan
+from cupynn.train.diagnosis import Lost, explain_loss, what_is_lost
 from cupynn.train.settings import Settings
 from cupynn.transfer import CrossEntropy, Distillation, Teacher, freeze, product_norm
 
@@ -27,11 +29,18 @@ def objective_of(settings: Settings) -> Objective:
 
 class Descent:
     """A model with its objective (default: the settings') and its optimiser, whose groups of parameters follow the
-    schedules of `settings`."""
+    schedules of `settings`.
+
+    With settings.precision "float16" or "bfloat16" images are made that type before the model sees them, and so are all
+    activations; parameters, their gradients, and the loss are float32. `loss_scale` is None but with "float16".
+    Raises ImportError where bfloat16 needs a package that is not there.
+    """
 
     def __init__(self, model: Module, settings: Settings, objective: Objective | None, world: World):
         self.model, self.settings, self.world = model, settings, world
         self.objective = objective or objective_of(settings)
+        self._dtype = None if settings.precision == "float32" else dtype_named(settings.precision)
+        self.loss_scale = LossScale() if settings.precision == "float16" else None
         freeze(model, settings.frozen)
         if not any(parameter.requires_grad for parameter in model.parameters()):
             raise ValueError(f"fit: {type(model).__name__} has no parameter to train; frozen is {settings.frozen}")
@@ -56,7 +65,12 @@ class Descent:
 
         watch: read the loss, which waits for the device, and raise Lost where it is not finite, before any weight
         moves; the random generator is then where it was before the step.
+
+        With a loss scale, which waits for the device in any case, weights stay where they are in a step whose gradients
+        are not finite on some rank, and Lost is raised where no scale helps.
         """
+        if self._dtype is not None:
+            images = images.astype(self._dtype)
         for group, planned in zip(self.optimizer.param_groups, self._groups, strict=True):
             group["lr"] = self.settings.lr * self._lr_factor(place) * planned.lr
             group["weight_decay"] = planned.weight_decay(place)
@@ -73,8 +87,31 @@ class Descent:
                 self.world.first(f"the loss became {float(loss.data)}" if lost else ""),
                 self.world.first(where if lost else ""),
             )
-        self._gradients.backward(loss, len(labels))
+        if self.loss_scale is None:
+            self._gradients.backward(loss, len(labels))
+        elif not self._backward_scaled(loss, len(labels)):
+            return loss, logits
         if self.settings.clip_norm:
             clip_grad_norm(self.model.parameters(), self.settings.clip_norm)
         self.optimizer.step()
         return loss, logits
+
+    def _backward_scaled(self, loss: Tensor, images: int) -> bool:
+        """Backward of the scaled loss; whether all ranks' gradients are finite, and then those of the loss itself."""
+        scale = self.loss_scale
+        with np.errstate(over="ignore", invalid="ignore"):
+            self._gradients.backward(loss * scale.scale, images)
+        finite = not any(self.world.largest(not scale.unscale(self.model.parameters())))
+        scale.update(finite)
+        if scale.exhausted:
+            raise Lost(
+                "the gradients are not finite in float16",
+                f"no scale of the loss helps, down to {2 * scale.scale:g}; {self._lost_gradient()}",
+            )
+        return finite
+
+    def _lost_gradient(self) -> str:
+        """The parameter nearest the output whose gradient holds NaN or infinity, in words."""
+        grads = {name: parameter.grad for name, parameter in self.model.named_parameters()}
+        lost = [name for name, grad in grads.items() if grad is not None and what_is_lost(grad)]
+        return f"it was lost first for {lost[-1]}" if lost else "on this rank they are"

@@ -26,12 +26,12 @@ class Lost(Exception):
 
 def lost_array(model: Module) -> str | None:
     """The name of the first parameter or buffer that holds NaN or infinity."""
-    return next((name for name, array in model.state_dict().items() if _what_is_lost(array)), None)
+    return next((name for name, array in model.state_dict().items() if what_is_lost(array)), None)
 
 
 def lost_parameter(model: Module) -> str | None:
     """The parameter nearest the output that holds NaN or infinity: backward came to it first."""
-    lost = [name for name, parameter in model.named_parameters() if _what_is_lost(parameter.data)]
+    lost = [name for name, parameter in model.named_parameters() if what_is_lost(parameter.data)]
     return lost[-1] if lost else None
 
 
@@ -51,7 +51,7 @@ def explain_loss(model: Module, images: Array, labels: Array) -> str:
         logits = model(Tensor(images))
         if not found:
             loss = ops.cross_entropy(logits, labels)
-            if _what_is_lost(loss.data):
+            if what_is_lost(loss.data):
                 found.append("it first appeared in the cross-entropy, of finite logits")
     if found:
         return found[0]
@@ -77,7 +77,7 @@ def _watcher(name: str, module: Module, found: list[str]) -> Callable:
     def call(*args: Any, **options: Any) -> Any:
         y = forward(*args, **options)
         if not found:
-            if lost := next((lost for array in _arrays(y) if (lost := _what_is_lost(array))), None):
+            if lost := next((lost for array in _arrays(y) if (lost := what_is_lost(array))), None):
                 layer = f"layer {name}, a {type(module).__name__}" if name else f"the {type(module).__name__} itself"
                 found.append(f"it first appeared in {layer}: its output holds {lost}")
         return y
@@ -96,7 +96,7 @@ def _arrays(value: Any) -> Iterator[Array]:
         yield value.tensor.data
 
 
-def _what_is_lost(array: Array) -> str | None:
+def what_is_lost(array: Array) -> str | None:
     """ "nan" or "inf" where the array holds one."""
     xp = xp_of(array)
     if not is_floating(array.dtype) or bool(xp.isfinite(array).all()):

@@ -116,6 +116,7 @@ class _Run:
             optimizer = self.descent.optimizer
             self.progress, self.records = self.world.copied((self.progress, self.records))
             optimizer.load_state_dict(self.world.copied(optimizer.state_dict()))
+            self._take_loss_scale()
             self.world.broadcast(self.model.state_dict().values())
         if not going_on:
             self._checkpoint()
@@ -319,6 +320,8 @@ class _Run:
         self.running = everyones if self.world.rank == 0 else RunningScore()
         if self.world.rank == 0:
             self.progress.images, self.progress.loss, self.progress.hits = everyones.sums()
+            if scale := self.descent.loss_scale:
+                self.progress.loss_scale, self.progress.good_steps = scale.scale, scale.good_steps
             with self._writing():
                 if self.events:
                     self.events.flush()  # before a checkpoint that counts these steps as done
@@ -332,12 +335,19 @@ class _Run:
             return False
         self.progress = progress = checkpoint.restore(self.model, self.descent.optimizer, self.settings)
         self.running = RunningScore(progress.images, progress.loss, progress.hits)
+        self._take_loss_scale()
         self.records = self.run_folder.keep_metrics(self.network, progress.epoch)
         self.saved = time.monotonic()
         if self.events:
             with self._writing():
                 self.events.begin(progress.epoch, self._steps_in_all())
         return True
+
+    def _take_loss_scale(self) -> None:
+        """Go on with the loss scale of a checkpoint, if there is one."""
+        if self.descent.loss_scale and self.progress.loss_scale:
+            self.descent.loss_scale.scale = self.progress.loss_scale
+            self.descent.loss_scale.good_steps = self.progress.good_steps
 
     def _diverged(self, lost: Lost) -> Diverged:
         step = f"in step {self.progress.step + 1}" if lost.where else f"by step {self.progress.step}"

@@ -11,6 +11,7 @@ class Progress:
 
     epoch: epochs that are done, so also the number of the one at hand, counted from 0. step: its steps that are done.
     images, loss, hits: sums over these steps, see `RunningScore`. seconds: the time they took.
+    loss_scale, good_steps: of a run in float16, see `cupynn.optim.LossScale`; 0 of others.
     best_accuracy, best_epoch: of the best epoch so far by test accuracy, the first of equals, counted from 1; 0 before.
     """
 
@@ -20,6 +21,8 @@ class Progress:
     loss: float = 0.0
     hits: int = 0
     seconds: float = 0.0
+    loss_scale: float = 0.0
+    good_steps: int = 0
     best_accuracy: float = -1.0
     best_epoch: int = 0
 

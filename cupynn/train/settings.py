@@ -16,6 +16,7 @@ from cupynn.data import ColourJitter, HorizontalFlip, Lighting, RandomCrop, Tran
 from cupynn.optim import Group, schedules
 
 SCHEDULES = ("constant", "cosine", "linear", "multistep")
+PRECISIONS = ("float32", "float16", "bfloat16")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +34,9 @@ class Settings:
         `teacher_weight` of the loss, see `cupynn.transfer.Distillation`.
     product_decay: weight decay of the kernels that expanded layers contract to, see `cupynn.transfer.product_norm`.
     frozen: names of modules that are not trained.
+    precision: the type of activations and their gradients, "float32", "float16" or "bfloat16"; parameters, their
+        gradients, statistics and losses stay float32, as does evaluation. With "float16" the loss is scaled, see
+        `cupynn.optim.LossScale`; "bfloat16" needs the package ml_dtypes.
     synchronise_batch_norm: with several ranks, batch norm takes its statistics over all of them, not over its own part.
     groups: parameters with a learning rate or weight decay of their own, see `cupynn.optim.Group`.
     crop: pixels of black border for random crops; 0 for none. flip: mirror half of the images, at random.
@@ -75,6 +79,7 @@ class Settings:
     keep: int = 2
     checkpoint_seconds: float = 600.0
     checkpoint_steps: int = 0
+    precision: str = "float32"
     synchronise_batch_norm: bool = False
     groups: tuple[Group, ...] = ()
 
@@ -108,6 +113,8 @@ class Settings:
             raise ValueError("Settings: nesterov needs momentum above 0; momentum is 0")
         if self.schedule not in SCHEDULES:
             raise ValueError(f"Settings: schedule must be one of {', '.join(SCHEDULES)}; got {self.schedule!r}")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"Settings: precision must be one of {', '.join(PRECISIONS)}; got {self.precision!r}")
         most = {"multistep": math.inf, "linear": 1}.get(self.schedule, 0)
         if not (self.schedule == "multistep") <= len(self.milestones) <= most:
             raise ValueError(

@@ -59,6 +59,19 @@ def test_four_ranks_train_as_one_process_and_write_once(tmp_path):
     assert config["environment"]["ranks"] == 4
 
 
+def test_two_ranks_train_in_float16_as_one_process(tmp_path):
+    """23 steps; the sums of ranks and what is rounded to float16 differ by its 2^-11, carried on."""
+    recipe = f"{RECIPE} --epochs 1 --lr 0.01 --synchronise-batch-norm --precision float16"
+    for size, name in ((1, "one"), (2, "two")):
+        status, output = train(size, f"{recipe} --run {tmp_path / name}", tmp_path)
+        assert status == 0, output
+    expected = weights(tmp_path / "one")
+    for name, array in weights(tmp_path / "two").items():
+        np.testing.assert_allclose(array, expected[name], rtol=0, atol=0.02, err_msg=name)
+    (one,), (two,) = (metrics(tmp_path / name) for name in ("one", "two"))
+    assert two["train_loss"] == pytest.approx(one["train_loss"], rel=23 * 2.0**-11)
+
+
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_killed_run_goes_on_to_the_same_bits(tmp_path, rank):
     """With dropout, and batch norm by each rank's own statistics."""
