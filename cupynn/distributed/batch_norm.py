@@ -51,9 +51,10 @@ class SynchronisedBatchNorm(Function):
 
     out = None  # as in BatchNormTraining
 
-    def forward(self, x, weight, bias):
+    def forward(self, x, weight, bias, *residual):
+        self.adds = bool(residual)
         mean, variance, self.count = self.batch.statistics(x)
-        y = kernel.forward_eval(x, weight, bias, mean, variance, self.eps, self.relu, self.out)
+        y = kernel.forward_eval(x, weight, bias, mean, variance, self.eps, self.relu, self.out, *residual)
         unbiased = variance * (self.count / (self.count - 1))  # several ranks: at least two values
         for running, of_batch in ((self.running_mean, mean), (self.running_var, unbiased)):
             running *= 1 - self.momentum
@@ -64,13 +65,14 @@ class SynchronisedBatchNorm(Function):
     def backward(self, grad):
         x, y, weight, mean, variance = self.saved
         xp = xp_of(x)
-        dx, dweight, dbias = kernel.backward_eval(grad, x, y, weight, mean, variance, self.eps, self.relu)
+        options = self.eps, self.relu, self.adds
+        dx, dweight, dbias, *dresidual = kernel.backward_eval(grad, x, y, weight, mean, variance, *options)
         sums = xp.stack([dbias, dweight])
         self.batch.sum(sums)
         inv_std = 1 / xp.sqrt(variance + variance.dtype.type(self.eps))
         shift, slope = (-inv_std if weight is None else -weight * inv_std) * sums / self.count
         cross_layer.centre(dx, x, mean, shift, slope * inv_std)
-        return dx, dweight, dbias
+        return dx, dweight, dbias, *dresidual
 
 
 def _statistics(x):
@@ -88,14 +90,14 @@ class SynchronisedBatchNorm2d(BatchNorm2d):
 
     batch: WholeBatch
 
-    def forward(self, x, relu: bool = False):
+    def forward(self, x, relu: kernel.Relu = False, residual=None):
         if not self.training:
-            return super().forward(x, relu)
+            return super().forward(x, relu, residual)
         if x.ndim != 4 or x.shape[1] != self.num_features:
             raise ValueError(f"BatchNorm2d: x must be (N, {self.num_features}, H, W); it has shape {x.shape}")
         options = {"eps": self.eps, "momentum": self.momentum, "relu": relu, "batch": self.batch}
         function = SynchronisedBatchNorm(running_mean=self.running_mean, running_var=self.running_var, **options)
-        y = function(x, self.weight, self.bias)
+        y = function(x, self.weight, self.bias, *(() if residual is None else (residual,)))
         self.num_batches_tracked += 1
         return y
 

@@ -1,11 +1,14 @@
-// Batch normalisation over (N, C, H, W), ReLU fused as an option.
+// Batch normalisation over (N, C, H, W); an addition and ReLU or ReLU6 behind it are fused as options.
 //
-//   y = gamma * (x - mean) * inv_std + beta,  then max(y, 0)            mean, inv_std, gamma, beta: (C)
-//   dx = gamma * inv_std * (g - sum(g) / M - xhat * sum(g * xhat) / M)  g = grad * (y > 0), M = N * H * W
+//   y = f(gamma * (x - mean) * inv_std + beta + residual)               mean, inv_std, gamma, beta: (C)
+//   dx = gamma * inv_std * (g - sum(g) / M - xhat * sum(g * xhat) / M)  g = grad * f'(y), M = N * H * W
+//   dresidual = g
 //
-// x, y, grad, dx: (images, channels, plane); plane = H * W, or 1 for (N, C). Images are contiguous and lie x_pitch,
-// y_pitch, grad_pitch elements apart, so that an array may be some channels of a wider one; dx is contiguous as a
-// whole. gamma, beta may be null.
+// RELU says what f is: 0 nothing, 1 ReLU, 6 ReLU6.
+//
+// x, residual, y, grad, dx: (images, channels, plane); plane = H * W, or 1 for (N, C). Images are contiguous and lie
+// x_pitch, y_pitch, ... elements apart, so that an array may be some channels of a wider one; dx and dresidual are
+// contiguous as a whole. gamma, beta, residual may be null.
 //
 // S is the type of x, y, grad and dx; what is computed, summed and learned has type T = Compute<S>.
 //
@@ -17,8 +20,8 @@
 // Threads: x walks along a plane in strips of LANES elements (32 on the CPU; 1 on the GPU, where neighbouring threads
 // read neighbouring elements), y walks over images or planes.
 //
-// Floor, per element: forward 2 reads and 1 write, 7 operations; backward 4 reads (6 with ReLU's mask) and 1 write,
-// 9 operations. Memory bandwidth bounds both.
+// Floor, per element: forward 2 reads (3 with a residual) and 1 write, 7 operations; backward 4 reads (6 with ReLU's
+// mask) and 1 write, 9 operations; with ReLU and residual 5 reads and 2 writes. Memory bandwidth bounds all.
 #include "cupynn.cuh"
 
 constexpr int MAX_THREADS = 256;
@@ -124,37 +127,57 @@ __device__ __forceinline__ void step(int& n, int& c, int channels) {
     c %= channels;
 }
 
+// f(value), written so that a NaN stays one.
+template <int RELU, typename T> __device__ __forceinline__ T activate(T value) {
+    if (RELU) value = value < T(0) ? T(0) : value;
+    if (RELU == 6) value = value > T(6) ? T(6) : value;
+    return value;
+}
+
+// grad f'(y)
+template <int RELU, typename T> __device__ __forceinline__ T masked(T grad, T y) {
+    if (RELU == 6) return y > T(0) && y < T(6) ? grad : T(0);
+    return y > T(0) ? grad : T(0);
+}
+
 // y from the statistics. A block takes `planes_per_block` neighbouring planes.
-template <typename S, bool RELU, typename T = Compute<S>>
+template <typename S, int RELU, bool RESIDUAL, typename T = Compute<S>>
 __global__ void normalise(const S* __restrict__ x, const T* __restrict__ mean, const T* __restrict__ inv_std,
-                          const T* __restrict__ gamma, const T* __restrict__ beta, S* __restrict__ y, long long x_pitch,
-                          long long y_pitch, long long planes, int channels, int plane, int planes_per_block) {
+                          const T* __restrict__ gamma, const T* __restrict__ beta, const S* __restrict__ residual,
+                          S* __restrict__ y, long long x_pitch, long long residual_pitch, long long y_pitch,
+                          long long planes, int channels, int plane, int planes_per_block) {
     const long long first = (long long)blockIdx.x * planes_per_block;
     const long long last = first + planes_per_block < planes ? first + planes_per_block : planes;
     int n = int((first + threadIdx.y) / channels), c = int((first + threadIdx.y) % channels);
     for (long long p = first + threadIdx.y; p < last; p += blockDim.y) {
         const T about = mean[c], scale = gamma ? gamma[c] * inv_std[c] : inv_std[c], shift = beta ? beta[c] : T(0);
-        const S* from = x + n * x_pitch + (long long)c * plane;
-        S* to = y + n * y_pitch + (long long)c * plane;
+        const long long channel = (long long)c * plane;
+        const S *from = x + n * x_pitch + channel, *more = residual + n * residual_pitch + channel;
+        S* to = y + n * y_pitch + channel;
         STRIP_LOOP
         for (int i = threadIdx.x; i < plane; i += blockDim.x) {
-            const T value = (from[i] - about) * scale + shift;
-            to[i] = RELU && value < T(0) ? T(0) : value;  // written so that a NaN stays one
+            T value = (from[i] - about) * scale + shift;
+            if (RESIDUAL) value += T(more[i]);
+            to[i] = activate<RELU>(value);
         }
         step(n, c, channels);
     }
 }
 
-// chunk_grad, chunk_product (chunks, channels): a chunk's sums of g and of g * (x - mean).
-template <typename S, int LANES, bool RELU, typename T = Compute<S>>
+// chunk_grad, chunk_product (chunks, channels): a chunk's sums of g and of g * (x - mean). KEEP: g goes to dresidual.
+template <typename S, int LANES, int RELU, bool KEEP, typename T = Compute<S>>
 __global__ void gradient_sums(const S* __restrict__ grad, const S* __restrict__ x, const S* __restrict__ y,
                               const T* __restrict__ mean, T* __restrict__ chunk_grad, T* __restrict__ chunk_product,
-                              long long grad_pitch, long long x_pitch, long long y_pitch, int images, int channels, int plane, int images_per_chunk) {
+                              S* __restrict__ dresidual, long long grad_pitch, long long x_pitch, long long y_pitch,
+                              int images, int channels, int plane, int images_per_chunk) {
     const Chunk chunk(images, channels, plane, images_per_chunk);
     const T about = mean[chunk.channel];
+    const long long pitch = (long long)channels * plane;
     T sum[LANES] = {}, product[LANES] = {};
     chunk.template each<LANES>([&](int lane, int n, long long at) {
-        const T g = RELU && !(T(y[n * y_pitch + at]) > T(0)) ? T(0) : T(grad[n * grad_pitch + at]);
+        T g = grad[n * grad_pitch + at];
+        if (RELU) g = masked<RELU>(g, T(y[n * y_pitch + at]));
+        if (KEEP) dresidual[n * pitch + at] = g;
         sum[lane] += g;
         product[lane] += g * (x[n * x_pitch + at] - about);
     });
@@ -182,11 +205,12 @@ __global__ void combine_gradients(const T* __restrict__ chunk_grad, const T* __r
 }
 
 // dx. In evaluation the statistics are constants: dx = gamma * inv_std * g, and x is not read.
-template <typename S, bool RELU, bool TRAINING, typename T = Compute<S>>
+template <typename S, int RELU, bool TRAINING, typename T = Compute<S>>
 __global__ void gradient(const S* __restrict__ grad, const S* __restrict__ x, const S* __restrict__ y,
                          const T* __restrict__ mean, const T* __restrict__ inv_std, const T* __restrict__ gamma,
                          const T* __restrict__ dgamma, const T* __restrict__ dbeta, S* __restrict__ dx, T count,
-                         long long grad_pitch, long long x_pitch, long long y_pitch, long long planes, int channels, int plane, int planes_per_block) {
+                         long long grad_pitch, long long x_pitch, long long y_pitch, long long planes, int channels,
+                         int plane, int planes_per_block) {
     const long long first = (long long)blockIdx.x * planes_per_block;
     const long long last = first + planes_per_block < planes ? first + planes_per_block : planes;
     int n = int((first + threadIdx.y) / channels), c = int((first + threadIdx.y) % channels);
@@ -199,7 +223,8 @@ __global__ void gradient(const S* __restrict__ grad, const S* __restrict__ x, co
         S* dx_row = dx + p * plane;
         STRIP_LOOP
         for (int i = threadIdx.x; i < plane; i += blockDim.x) {
-            const T g = RELU && !(T(y_row[i]) > T(0)) ? T(0) : T(grad_row[i]);
+            T g = grad_row[i];
+            if (RELU) g = masked<RELU>(g, T(y_row[i]));
             dx_row[i] = TRAINING ? scale * (g - shift - (x_row[i] - about) * slope) : scale * g;
         }
         step(n, c, channels);

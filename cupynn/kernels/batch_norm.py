@@ -1,7 +1,8 @@
-"""Batch normalisation, per channel over the batch and the plane, with ReLU fused as an option.
+"""Batch normalisation, per channel over the batch and the plane, and what often follows it, in the same passes.
 
-    y = gamma * (x - mean) / sqrt(variance + eps) + beta,   then max(y, 0) with relu=True
+    y = f(gamma * (x - mean) / sqrt(variance + eps) + beta + residual)
 
+f is max(., 0) with relu=True, min(max(., 0), 6) with relu=6; without a residual there is no such term.
 x is (N, C) or (N, C, H, W); gamma, beta, mean, variance are (C,). x, y and gradients may be some channels of wider
 arrays, `wide[:, 3:5]`: they are read and written in place. Where x is float16 or bfloat16, so are y and gradients to
 x, while all that is (C,) is float32. Training normalises by the batch's own mean and
@@ -11,13 +12,15 @@ biased variance; evaluation by the running ones. [Ioffe and Szegedy 2015, algori
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from cupynn.device import Array, compute_dtype, is_floating, wide, xp_of
 from cupynn.kernels import runtime
 from cupynn.kernels.images import span, whole, with_whole_images
+
+Relu = bool | Literal[6]
 
 # Elements of one channel that a block reduces, elements that a block normalises, and lanes of a thread's strip.
 # On the CPU a chunk must stay in the first two caches, as it is read twice; on the GPU blocks must be many.
@@ -26,7 +29,13 @@ GPU = {"chunk": 4096, "elements": 2048, "lanes": 1}
 
 
 def forward_train(
-    x: Array, gamma: Array | None, beta: Array | None, eps: float, relu: bool = False, out: Array | None = None
+    x: Array,
+    gamma: Array | None,
+    beta: Array | None,
+    eps: float,
+    relu: Relu = False,
+    out: Array | None = None,
+    residual: Array | None = None,
 ) -> tuple[Array, Array, Array, Array]:
     """Normalise by the batch's statistics: (y, mean, variance, inv_std), the last three (C,). y is `out`, if given.
 
@@ -36,18 +45,17 @@ def forward_train(
     Raises ValueError where M < 2 (the variance is not defined) and where a shape does not fit.
     """
     _check(x, gamma=gamma, beta=beta)
-    _check_out(out, x)
+    _check_around(x, relu, out, residual)
     count = _count(x)
     if count < 2:
         raise ValueError(
             f"batch_norm: training needs more than one value per channel, N * H * W > 1; x has shape {x.shape}"
         )
-    if not runtime.compiled_for(x, gamma, beta, narrow=True):
-        y, *rest = reference_forward_train(wide(x), gamma, beta, eps, relu)
+    if not runtime.compiled_for(x, gamma, beta, residual, narrow=True):
+        y, *rest = reference_forward_train(wide(x), gamma, beta, eps, relu, _wide(residual))
         return _into(out, y, x), *rest
     mean, variance, inv_std = statistics(x, eps)
-    x = with_whole_images(x)
-    return _normalise(x, mean, inv_std, gamma, beta, relu, _launch_of(x), out), mean, variance, inv_std
+    return _normalise(x, mean, inv_std, gamma, beta, relu, out, residual), mean, variance, inv_std
 
 
 def statistics(x: Array, eps: float) -> tuple[Array, Array, Array]:
@@ -81,33 +89,42 @@ def forward_eval(
     running_mean: Array,
     running_var: Array,
     eps: float,
-    relu: bool = False,
+    relu: Relu = False,
     out: Array | None = None,
+    residual: Array | None = None,
 ) -> Array:
     """Normalise by the running statistics: y, of x's shape; it is `out`, if given."""
     _check(x, gamma=gamma, beta=beta, running_mean=running_mean, running_var=running_var)
-    _check_out(out, x)
-    if x.size == 0 or not runtime.compiled_for(x, gamma, beta, running_mean, running_var, narrow=True):
-        return _into(out, reference_forward_eval(wide(x), gamma, beta, running_mean, running_var, eps, relu), x)
-    x = with_whole_images(x)
-    return _normalise(x, running_mean, _inv_std(running_var, eps), gamma, beta, relu, _launch_of(x), out)
+    _check_around(x, relu, out, residual)
+    if x.size == 0 or not runtime.compiled_for(x, gamma, beta, running_mean, running_var, residual, narrow=True):
+        y = reference_forward_eval(wide(x), gamma, beta, running_mean, running_var, eps, relu, _wide(residual))
+        return _into(out, y, x)
+    return _normalise(x, running_mean, _inv_std(running_var, eps), gamma, beta, relu, out, residual)
 
 
 def backward_train(
-    grad: Array, x: Array, y: Array | None, gamma: Array | None, mean: Array, inv_std: Array, relu: bool = False
-) -> tuple[Array, Array, Array]:
-    """(dx, dgamma, dbeta) of `forward_train`; `y` is its output and only read with relu=True.
+    grad: Array,
+    x: Array,
+    y: Array | None,
+    gamma: Array | None,
+    mean: Array,
+    inv_std: Array,
+    relu: Relu = False,
+    residual: bool = False,
+) -> tuple[Array, ...]:
+    """(dx, dgamma, dbeta) of `forward_train`, and with residual=True dresidual, which without ReLU is grad itself.
+    `y` is the output and only read with ReLU.
 
-    g = grad * (y > 0)            xhat = (x - mean) * inv_std
-    dbeta = sum g                 dgamma = sum g * xhat
+    g = grad * f'(y)              xhat = (x - mean) * inv_std
+    dbeta = sum g                 dgamma = sum g * xhat              dresidual = g
     dx = gamma * inv_std * (g - dbeta / M - xhat * dgamma / M)
     """
     _check(x, gamma=gamma, mean=mean, inv_std=inv_std)
     _check_grad(grad, x, y, relu)
     if x.size == 0 or not runtime.compiled_for(grad, x, y, gamma, mean, inv_std, narrow=True):
-        dx, *sums = reference_backward_train(wide(grad), wide(x), y, gamma, mean, inv_std, relu)
-        return dx.astype(x.dtype, copy=False), *sums
-    return _backward(grad, x, y, gamma, mean, inv_std, relu, training=True)
+        gradients = reference_backward_train(wide(grad), wide(x), y, gamma, mean, inv_std, relu, residual)
+        return _narrowed(gradients, x)
+    return _backward(grad, x, y, gamma, mean, inv_std, relu, residual, training=True)
 
 
 def backward_eval(
@@ -118,73 +135,85 @@ def backward_eval(
     running_mean: Array,
     running_var: Array,
     eps: float,
-    relu: bool = False,
-) -> tuple[Array, Array, Array]:
-    """(dx, dgamma, dbeta) of `forward_eval`: as in training, but the statistics do not depend on x."""
+    relu: Relu = False,
+    residual: bool = False,
+) -> tuple[Array, ...]:
+    """(dx, dgamma, dbeta) of `forward_eval`, and dresidual: as in training, but the statistics do not depend on x."""
     _check(x, gamma=gamma, running_mean=running_mean, running_var=running_var)
     _check_grad(grad, x, y, relu)
     if x.size == 0 or not runtime.compiled_for(grad, x, y, gamma, running_mean, running_var, narrow=True):
-        dx, *sums = reference_backward_eval(wide(grad), wide(x), y, gamma, running_mean, running_var, eps, relu)
-        return dx.astype(x.dtype, copy=False), *sums
-    return _backward(grad, x, y, gamma, running_mean, _inv_std(running_var, eps), relu, training=False)
+        statistics = running_mean, running_var
+        gradients = reference_backward_eval(wide(grad), wide(x), y, gamma, *statistics, eps, relu, residual)
+        return _narrowed(gradients, x)
+    return _backward(grad, x, y, gamma, running_mean, _inv_std(running_var, eps), relu, residual, training=False)
 
 
-def reference_forward_train(x, gamma, beta, eps, relu=False):
+def reference_forward_train(x, gamma, beta, eps, relu=False, residual=None):
     axes = _axes(x)
     mean = x.mean(axis=axes)
     centred = x - _channels(mean, x)
     variance = (centred * centred).mean(axis=axes)
     mean = mean + centred.mean(axis=axes)  # what rounding left: it matters where |mean| is far above the deviation
     inv_std = 1 / xp_of(x).sqrt(variance + x.dtype.type(eps))
-    return _affine(x, mean, inv_std, gamma, beta, relu), mean, variance, inv_std
+    return _affine(x, mean, inv_std, gamma, beta, relu, residual), mean, variance, inv_std
 
 
-def reference_forward_eval(x, gamma, beta, running_mean, running_var, eps, relu=False):
-    return _affine(x, running_mean, _inv_std(running_var, eps), gamma, beta, relu)
+def reference_forward_eval(x, gamma, beta, running_mean, running_var, eps, relu=False, residual=None):
+    return _affine(x, running_mean, _inv_std(running_var, eps), gamma, beta, relu, residual)
 
 
-def reference_backward_train(grad, x, y, gamma, mean, inv_std, relu=False):
+def reference_backward_train(grad, x, y, gamma, mean, inv_std, relu=False, residual=False):
     grad, xhat, dgamma, dbeta = _sums(grad, x, y, mean, inv_std, relu)
     scale = inv_std if gamma is None else gamma * inv_std
     count = x.dtype.type(max(_count(x), 1))
     dx = _channels(scale, x) * (grad - _channels(dbeta / count, x) - xhat * _channels(dgamma / count, x))
-    return dx, dgamma, dbeta
+    return (dx, dgamma, dbeta, grad) if residual else (dx, dgamma, dbeta)
 
 
-def reference_backward_eval(grad, x, y, gamma, running_mean, running_var, eps, relu=False):
+def reference_backward_eval(grad, x, y, gamma, running_mean, running_var, eps, relu=False, residual=False):
     inv_std = _inv_std(running_var, eps)
     grad, _, dgamma, dbeta = _sums(grad, x, y, running_mean, inv_std, relu)
-    return grad * _channels(inv_std if gamma is None else gamma * inv_std, x), dgamma, dbeta
+    dx = grad * _channels(inv_std if gamma is None else gamma * inv_std, x)
+    return (dx, dgamma, dbeta, grad) if residual else (dx, dgamma, dbeta)
 
 
-def cost(shape: tuple[int, ...], itemsize: int = 4, relu: bool = False) -> dict[str, tuple[int, int]]:
+def cost(
+    shape: tuple[int, ...], itemsize: int = 4, relu: Relu = False, residual: bool = False
+) -> dict[str, tuple[int, int]]:
     """(bytes, operations) that each pass over x of `shape` must cost.
 
-    Forward in training reads x twice (statistics, normalisation) and writes y; backward reads grad and x twice
-    (and y twice for ReLU's mask) and writes dx. Evaluation reads once.
+    Forward in training reads x twice (statistics, normalisation) and the residual, and writes y; evaluation reads x
+    once. Backward reads grad and x twice (and y twice for ReLU's mask) and writes dx. With ReLU and a residual its
+    first half writes the masked gradient, which the second reads in place of grad and y.
     """
     elements = math.prod(shape)
-    mask = 1 if relu else 0
+    mask, more = 1 if relu else 0, 1 if residual else 0
+    arrays = 7 if relu and residual else 5 + 2 * mask
     return {
-        "forward_train": (3 * elements * itemsize, (7 + mask) * elements),
-        "forward_eval": (2 * elements * itemsize, (3 + mask) * elements),
-        "backward_train": ((5 + 2 * mask) * elements * itemsize, (9 + 2 * mask) * elements),
-        "backward_eval": ((4 + 2 * mask) * elements * itemsize, (5 + 2 * mask) * elements),
+        "forward_train": ((3 + more) * elements * itemsize, (7 + mask + more) * elements),
+        "forward_eval": ((2 + more) * elements * itemsize, (3 + mask + more) * elements),
+        "backward_train": (arrays * elements * itemsize, (9 + 2 * mask) * elements),
+        "backward_eval": ((arrays - 1) * elements * itemsize, (5 + 2 * mask) * elements),
     }
 
 
 def instantiations() -> list[str]:
     """Every kernel that may be launched on a GPU."""
-    flags, lanes = ("false", "true"), GPU["lanes"]
+    flags, relus, lanes = ("false", "true"), (0, 1, 6), GPU["lanes"]
     return [
         expression
         for t in ("float", "double", "Half", "BFloat16")
         for expression in (
             f"statistics<{t}, {lanes}>",
             *([f"combine_statistics<{t}>", f"combine_gradients<{t}>"] if t in ("float", "double") else []),
-            *(f"normalise<{t}, {relu}>" for relu in flags),
-            *(f"gradient_sums<{t}, {lanes}, {relu}>" for relu in flags),
-            *(f"gradient<{t}, {relu}, {training}>" for relu in flags for training in flags),
+            *(f"normalise<{t}, {relu}, {residual}>" for relu in relus for residual in flags),
+            *(
+                f"gradient_sums<{t}, {lanes}, {relu}, {keep}>"
+                for relu in relus
+                for keep in flags
+                if relu or keep == "false"
+            ),
+            *(f"gradient<{t}, {relu}, {training}>" for relu in relus for training in flags),
         )
     ]
 
@@ -221,26 +250,29 @@ def _launch_of(x):
     )
 
 
-def _normalise(x, mean, inv_std, gamma, beta, relu, launch, out):
-    xp = xp_of(x)
+def _normalise(x, mean, inv_std, gamma, beta, relu, out, residual):
+    xp, launch = xp_of(x), _launch_of(x)
     mean, inv_std, gamma, beta = _contiguous(xp, mean, inv_std, gamma, beta)
     y = xp.empty(x.shape, x.dtype) if out is None else out
-    (x, x_pitch), (to, y_pitch) = span(x), span(y)
+    images = [None if image is None else with_whole_images(image) for image in (x, residual, y)]
+    (x, more, to), pitches = zip(*map(span, images), strict=True)
     runtime.launch(
         "batch_norm",
-        f"normalise<{runtime.ctype(x)}, {_cpp(relu)}>",
+        f"normalise<{runtime.ctype(x)}, {int(relu)}, {_cpp(residual is not None)}>",
         launch.blocks,
         launch.block,
-        (x, mean, inv_std, gamma, beta, to, x_pitch, y_pitch, *launch.plane_sizes),
+        (x, mean, inv_std, gamma, beta, more, to, *pitches, *launch.plane_sizes),
         outputs=whole(y),
     )
     return y
 
 
-def _backward(grad, x, y, gamma, mean, inv_std, relu, training):
+def _backward(grad, x, y, gamma, mean, inv_std, relu, residual, training):
     xp, t, launch = xp_of(x), runtime.ctype(x), _launch_of(x)
     gamma, mean, inv_std = _contiguous(xp, gamma, mean, inv_std)
     dx = xp.empty(x.shape, x.dtype)
+    keep = bool(relu and residual)
+    dresidual = xp.empty(x.shape, x.dtype) if keep else grad
     count = runtime.scalar(x.dtype, _count(x))
     images = [None if image is None else with_whole_images(image) for image in (grad, x, y if relu else None)]
     (grad, x, y), pitches = zip(*map(span, images), strict=True)
@@ -248,11 +280,11 @@ def _backward(grad, x, y, gamma, mean, inv_std, relu, training):
     chunk_grad, chunk_product = xp.empty((2, launch.chunks, channels), mean.dtype)
     runtime.launch(
         "batch_norm",
-        f"gradient_sums<{t}, {launch.lanes}, {_cpp(relu)}>",
+        f"gradient_sums<{t}, {launch.lanes}, {int(relu)}, {_cpp(keep)}>",
         (channels, launch.chunks),
         launch.block,
-        (grad, x, y, mean, chunk_grad, chunk_product, *pitches, *launch.chunk_sizes),
-        outputs=(chunk_grad, chunk_product),
+        (grad, x, y, mean, chunk_grad, chunk_product, dresidual if keep else None, *pitches, *launch.chunk_sizes),
+        outputs=(chunk_grad, chunk_product, dresidual) if keep else (chunk_grad, chunk_product),
     )
     dgamma, dbeta = xp.empty((2, channels), mean.dtype)
     runtime.launch(
@@ -262,15 +294,27 @@ def _backward(grad, x, y, gamma, mean, inv_std, relu, training):
         (chunk_grad, chunk_product, inv_std, dgamma, dbeta, launch.chunks, channels),
         outputs=(dgamma, dbeta),
     )
+    if keep:  # it holds g, so neither grad nor the mask is read again
+        relu, y, (grad, pitch) = False, None, span(dresidual)
+        pitches = pitch, *pitches[1:]
     runtime.launch(
         "batch_norm",
-        f"gradient<{t}, {_cpp(relu)}, {_cpp(training)}>",
+        f"gradient<{t}, {int(relu)}, {_cpp(training)}>",
         launch.blocks,
         launch.block,
         (grad, x, y, mean, inv_std, gamma, dgamma, dbeta, dx, count, *pitches, *launch.plane_sizes),
         outputs=(dx,),
     )
-    return dx, dgamma, dbeta
+    return (dx, dgamma, dbeta, dresidual) if residual else (dx, dgamma, dbeta)
+
+
+def _wide(array):
+    return None if array is None else wide(array)
+
+
+def _narrowed(gradients, x):
+    """Gradients of images in x's dtype; those of gamma and beta stay as they are."""
+    return tuple(g.astype(x.dtype, copy=False) if g.shape == x.shape else g for g in gradients)
 
 
 def _into(out, y, x):
@@ -305,17 +349,21 @@ def _inv_std(variance, eps):
     return 1 / xp_of(variance).sqrt(variance + variance.dtype.type(eps))
 
 
-def _affine(x, mean, inv_std, gamma, beta, relu):
+def _affine(x, mean, inv_std, gamma, beta, relu, residual):
     y = (x - _channels(mean, x)) * _channels(inv_std if gamma is None else gamma * inv_std, x)
     if beta is not None:
         y = y + _channels(beta, x)
-    return xp_of(x).maximum(y, 0) if relu else y
+    if residual is not None:
+        y = y + residual
+    if relu:
+        y = xp_of(x).maximum(y, 0)
+    return xp_of(x).minimum(y, 6) if relu == 6 else y
 
 
 def _sums(grad, x, y, mean, inv_std, relu):
     """The masked gradient, the normalised input, and their two sums per channel."""
     if relu:
-        grad = grad * (y > 0)
+        grad = xp_of(x).where((y > 0) & (y < 6) if relu == 6 else y > 0, grad, 0)
     xhat = (x - _channels(mean, x)) * _channels(inv_std, x)
     return grad, xhat, (grad * xhat).sum(axis=_axes(x)), grad.sum(axis=_axes(x))
 
@@ -338,7 +386,14 @@ def _check(x, **per_channel):
             raise TypeError(f"batch_norm: {name} must be {wanted} where x is {x.dtype}; it is {values.dtype}")
 
 
-def _check_out(out, x):
+def _check_around(x, relu, out, residual):
+    if relu not in (False, True, 6):
+        raise ValueError(f"batch_norm: relu must be False, True or 6, which is ReLU6; got {relu!r}")
+    if residual is not None and (residual.shape != x.shape or residual.dtype != x.dtype):
+        raise ValueError(
+            f"batch_norm: residual must be {x.dtype} of x's shape {x.shape}; "
+            f"got {residual.dtype} of shape {residual.shape}"
+        )
     if out is None:
         return
     if out.shape != x.shape or out.dtype != x.dtype:

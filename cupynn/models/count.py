@@ -11,6 +11,7 @@ from typing import Any
 from cupynn.autograd import Tensor, no_grad
 from cupynn.device import xp_of
 from cupynn.kernels import conv
+from cupynn.kernels.batch_norm import Relu
 from cupynn.nn import (
     WHE,
     BatchNorm2d,
@@ -179,7 +180,7 @@ def _linear(layer: Linear, x: Tensor):
     return _no_images(x, *x.shape[1:-1], layer.out_features), operations
 
 
-def _batch_norm(layer: BatchNorm2d, x: Tensor, relu: bool = False):
+def _batch_norm(layer: BatchNorm2d, x: Tensor, relu: Relu = False, residual: Tensor | None = None):
     elements = math.prod(x.shape[1:])
     return x, {"batch_norm": 2 * elements, "relu": elements} if relu else {"batch_norm": 2 * elements}
 

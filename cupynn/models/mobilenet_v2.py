@@ -87,4 +87,4 @@ class InvertedResidual(Module):
         self.is_residual = stride == 1 and inputs == outputs
 
     def forward(self, x):
-        return x + self.conv(x) if self.is_residual else self.conv(x)
+        return self.conv(x, residual=x if self.is_residual else None)

@@ -91,7 +91,7 @@ class InvertedResidual(Module):
         self.is_residual = stride == 1 and inputs == outputs
 
     def forward(self, x):
-        return x + self.block(x) if self.is_residual else self.block(x)
+        return self.block(x, residual=x if self.is_residual else None)
 
 
 class SqueezeExcitation(Module):

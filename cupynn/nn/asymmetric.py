@@ -81,8 +81,8 @@ class ACBlock(Contractible):
             return ops.conv2d(x, *self.kernel(), square.stride, square.padding, square.dilation, square.groups)
         rows, columns = self._crop
         y = self.square_bn(self.square_conv(x))
-        y = y + self.ver_bn(self.ver_conv(x[:, :, :, columns : x.shape[3] - columns] if columns else x))
-        return y + self.hor_bn(self.hor_conv(x[:, :, rows : x.shape[2] - rows] if rows else x))
+        y = self.ver_bn(self.ver_conv(x[:, :, :, columns : x.shape[3] - columns] if columns else x), residual=y)
+        return self.hor_bn(self.hor_conv(x[:, :, rows : x.shape[2] - rows] if rows else x), residual=y)
 
     def _plain(self, bias: bool) -> Conv2d:
         conv = self.square_conv

@@ -5,9 +5,11 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterable, Iterator
 
-from cupynn.nn.activations import ReLU
+from cupynn.kernels.batch_norm import Relu
+from cupynn.nn.activations import ReLU, ReLU6
 from cupynn.nn.batch_norm import BatchNorm2d
 from cupynn.nn.module import Module
+from cupynn.nn.shaping import Identity
 
 
 class _Sequence(Module):
@@ -48,10 +50,18 @@ class ModuleList(_Sequence):
         return ModuleList(modules)
 
 
-class Sequential(_Sequence):
-    """Modules applied one after the other.
+def relu_of(norm: Module, activation: Module) -> Relu:
+    """The option `relu` with which the batch norm applies the activation behind it; False where it cannot."""
+    if type(norm) is not BatchNorm2d:
+        return False
+    return {ReLU: True, ReLU6: 6}.get(type(activation), False)
 
-    A `BatchNorm2d` and the `ReLU` behind it run as one kernel, which reads and writes the images once.
+
+class Sequential(_Sequence):
+    """Modules applied one after the other, and then `residual`, if it is given, added.
+
+    A `BatchNorm2d` and the `ReLU` or `ReLU6` behind it run as one kernel, which reads and writes the images once; so do
+    one at the end and the addition.
     """
 
     def __init__(self, *modules: Module):
@@ -62,14 +72,19 @@ class Sequential(_Sequence):
     def _holding(modules: list[Module]) -> Sequential:
         return Sequential(*modules)
 
-    def forward(self, x):
+    def forward(self, x, residual=None):
         modules = list(self.children())
         modules.reverse()
         while modules:
             module = modules.pop()
-            if type(module) is BatchNorm2d and modules and type(modules[-1]) is ReLU:
+            if modules and (relu := relu_of(module, modules[-1])):
                 modules.pop()
-                x = module(x, relu=True)
+                x = module(x, relu=relu)
+            elif residual is not None and not modules and isinstance(module, _ADDING):
+                return module(x, residual=residual)
             else:
                 x = module(x)
-        return x
+        return x if residual is None else x + residual
+
+
+_ADDING = BatchNorm2d, Identity, Sequential  # modules that take a residual

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from cupynn import ops
+from cupynn.kernels.batch_norm import Relu
 from cupynn.nn.module import Module
 
 
@@ -16,10 +17,14 @@ class Flatten(Module):
 
 
 class Identity(Module):
-    """x itself; or its ReLU, in the place of a batch norm that was called with relu=True and has been folded away."""
+    """x itself; in the place of a batch norm that has been folded away, what was to follow that: + residual, ReLU."""
 
-    def forward(self, x, relu: bool = False):
-        return ops.relu(x) if relu else x
+    def forward(self, x, relu: Relu = False, residual=None):
+        if residual is not None:
+            x = x + residual
+        if relu:
+            x = ops.relu6(x) if relu == 6 else ops.relu(x)
+        return x
 
 
 class _Dropout(Module):

@@ -48,4 +48,4 @@ class WHEBlock(Module):
         self.bn = BatchNorm2d(channels)
 
     def forward(self, x):
-        return x + self.bn(self.whe(x))
+        return self.bn(self.whe(x), residual=x)

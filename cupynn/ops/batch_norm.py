@@ -1,4 +1,4 @@
-"""Batch normalisation with running statistics and, as an option, the ReLU that follows it in the same kernel."""
+"""Batch normalisation with running statistics and, as options, what follows it: an addition, ReLU or ReLU6."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ class BatchNormTraining(Function):
 
     out = None  # the array for y, which a function that calls this one may set
 
-    def forward(self, x, weight, bias):
-        y, mean, variance, inv_std = kernel.forward_train(x, weight, bias, self.eps, self.relu, self.out)
+    def forward(self, x, weight, bias, *residual):
+        self.adds = bool(residual)
+        y, mean, variance, inv_std = kernel.forward_train(x, weight, bias, self.eps, self.relu, self.out, *residual)
         _check_running(x, self.running_mean, self.running_var)
         if self.running_mean is not None:
             count = x.size // x.shape[1]
@@ -25,7 +26,7 @@ class BatchNormTraining(Function):
         return y
 
     def backward(self, grad):
-        return kernel.backward_train(grad, *self.saved, self.relu)
+        return kernel.backward_train(grad, *self.saved, self.relu, self.adds)
 
 
 class BatchNormEvaluation(Function):
@@ -33,15 +34,17 @@ class BatchNormEvaluation(Function):
 
     out = None
 
-    def forward(self, x, weight, bias):
-        y = kernel.forward_eval(x, weight, bias, self.running_mean, self.running_var, self.eps, self.relu, self.out)
+    def forward(self, x, weight, bias, *residual):
+        self.adds = bool(residual)
+        running = self.running_mean, self.running_var
+        y = kernel.forward_eval(x, weight, bias, *running, self.eps, self.relu, self.out, *residual)
         if any(self.needs_grad):  # copies, since training steps before backward would change the running statistics
             statistics = self.running_mean.copy(), self.running_var.copy()
             self.save(x, y if self.relu else None, weight, *statistics)
         return y
 
     def backward(self, grad):
-        return kernel.backward_eval(grad, *self.saved, self.eps, self.relu)
+        return kernel.backward_eval(grad, *self.saved, self.eps, self.relu, self.adds)
 
 
 def _check_running(x, running_mean, running_var):
@@ -62,23 +65,35 @@ def _check_running(x, running_mean, running_var):
 
 
 def batch_norm(
-    x, weight, bias, running_mean=None, running_var=None, training=False, momentum=0.1, eps=1e-5, relu=False
+    x,
+    weight,
+    bias,
+    running_mean=None,
+    running_var=None,
+    training=False,
+    momentum=0.1,
+    eps=1e-5,
+    relu=False,
+    residual=None,
 ):
     """Normalise every channel of x (N, C) or (N, C, H, W), scale by weight (C) and shift by bias (C).
 
     Training uses the batch's mean and biased variance over N, H, W and moves the running statistics (arrays, changed
     in place): running = (1 - momentum) * running + momentum * batch, with the unbiased variance. Otherwise the
     running statistics are used. weight and bias may be None; the running statistics too, while training.
-    `relu=True` returns max(y, 0), in the same pass.
+    In the same passes, forward and backward: y + residual, of x's shape; behind that max(y, 0) with relu=True,
+    min(max(y, 0), 6) with relu=6.
 
     Raises ValueError for shapes that do not fit, for one value per channel in training, and for missing statistics,
     TypeError for another dtype than x's (float32 where x is float16 or bfloat16), before anything is changed.
     """
+    more = () if residual is None else (residual,)
     if training:
         function = BatchNormTraining(
             running_mean=running_mean, running_var=running_var, momentum=momentum, eps=eps, relu=relu
         )
-        return function(x, weight, bias)
+        return function(x, weight, bias, *more)
     if running_mean is None or running_var is None:
         raise ValueError("batch_norm: running_mean and running_var are needed when training=False; got None")
-    return BatchNormEvaluation(running_mean=running_mean, running_var=running_var, eps=eps, relu=relu)(x, weight, bias)
+    function = BatchNormEvaluation(running_mean=running_mean, running_var=running_var, eps=eps, relu=relu)
+    return function(x, weight, bias, *more)

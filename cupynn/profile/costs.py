@@ -74,7 +74,8 @@ def _activation(a: dict[str, Any]) -> dict[str, Cost]:
 
 
 def _batch_norm(a: dict[str, Any]) -> dict[str, Cost]:
-    return batch_norm.cost(a["x"].shape, _size(a["x"]), a["relu"])
+    adds = a["residual"] is not None and a["residual"] is not False  # an array forward, a bool backward
+    return batch_norm.cost(a["x"].shape, _size(a["x"]), a["relu"], adds)
 
 
 def _pool(a: dict[str, Any], output: tuple[int, ...]) -> dict[str, Cost]:

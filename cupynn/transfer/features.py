@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
-from cupynn.nn import BatchNorm2d, Module, ReLU, Sequential
+from cupynn.kernels.batch_norm import Relu
+from cupynn.nn import BatchNorm2d, Module, Sequential
+from cupynn.nn.containers import relu_of
 
 
 class Outputs(dict):
@@ -30,7 +32,8 @@ def recorded_outputs(model: Module, names: Sequence[str]) -> Iterator[Outputs]:
 
     Of a module that runs several times the last output is kept. The model computes the same as without. Where a batch
     norm applies the ReLU behind it in its own kernel, in a `Sequential`, each of the two still has its own output; in
-    a block that asks its batch norm for the ReLU, the batch norm's output is what it returns, behind the ReLU.
+    a block that asks its batch norm for an addition or the ReLU, the batch norm's output is what it returns, behind
+    both.
 
     Raises ValueError for a name the model has not.
     """
@@ -68,20 +71,20 @@ def _recorder(forward: Callable, name: str, outputs: Outputs) -> Callable:
     return call
 
 
-def _fused_pairs(model: Module) -> Iterator[tuple[BatchNorm2d, ReLU]]:
-    """Each batch norm with the ReLU that `Sequential` has it apply."""
+def _fused_pairs(model: Module) -> Iterator[tuple[BatchNorm2d, Module]]:
+    """Each batch norm with the ReLU or ReLU6 that `Sequential` has it apply."""
     for module in model.modules():
         if isinstance(module, Sequential):
             for norm, relu in pairwise(module.children()):
-                if type(norm) is BatchNorm2d and type(relu) is ReLU:
+                if relu_of(norm, relu):
                     yield norm, relu
 
 
-def _apart(forward: Callable, behind: ReLU) -> Callable:
+def _apart(forward: Callable, behind: Module) -> Callable:
     """The forward of a batch norm that calls the ReLU behind it where it was to apply it itself."""
 
-    def call(x: Any, relu: bool = False) -> Any:
-        y = forward(x)
+    def call(x: Any, relu: Relu = False, **options: Any) -> Any:
+        y = forward(x, **options)
         return behind(y) if relu else y
 
     return call

@@ -25,7 +25,10 @@ def cases(draw):
     x = (rng.normal(size=shape) * 2 + rng.normal(size=(channels,) + (1,) * (len(shape) - 2)) * 5).astype(dtype)
     affine = rng.normal(size=(2, channels)).astype(dtype) if draw(st.booleans()) else (None, None)
     sizes = {"chunk": draw(st.sampled_from([1, 100, 16384])), "elements": draw(st.sampled_from([1, 100, 16384]))}
-    return x, *affine, rng.normal(size=shape).astype(dtype), draw(st.booleans()), sizes
+    relu, residual = draw(st.sampled_from([False, True, 6])), None
+    if draw(st.booleans()):
+        residual = (rng.normal(size=shape) * 4).astype(dtype)  # for some of y to reach 6
+    return x, *affine, rng.normal(size=shape).astype(dtype), relu, residual, sizes
 
 
 def wide(*arrays):
@@ -47,10 +50,10 @@ def rounding(x, gamma, mean, inv_std):
 @given(cases())
 @quick
 def test_forward_train_equals_the_reference_in_float64(case):
-    x, gamma, beta, _, relu, sizes = case
+    x, gamma, beta, _, relu, residual, sizes = case
     with mock.patch.dict(batch_norm.CPU, sizes):
-        y, mean, variance, inv_std = batch_norm.forward_train(x, gamma, beta, EPS, relu)
-    want = batch_norm.reference_forward_train(*wide(x, gamma, beta), EPS, relu)
+        y, mean, variance, inv_std = batch_norm.forward_train(x, gamma, beta, EPS, relu, residual=residual)
+    want = batch_norm.reference_forward_train(*wide(x, gamma, beta), EPS, relu, *wide(residual))
     tolerance, _ = rounding(x, gamma, want[1], want[3])
     assert y.dtype == mean.dtype == variance.dtype == inv_std.dtype == x.dtype
     np.testing.assert_allclose(y, want[0], rtol=0, atol=tolerance)
@@ -63,11 +66,11 @@ def test_forward_train_equals_the_reference_in_float64(case):
 @given(cases())
 @quick
 def test_forward_eval_equals_the_reference_in_float64(case):
-    x, gamma, beta, other, relu, sizes = case
+    x, gamma, beta, other, relu, residual, sizes = case
     mean, variance = other.reshape(-1)[: x.shape[1]], np.abs(x.reshape(-1)[: x.shape[1]]) + x.dtype.type(0.5)
     with mock.patch.dict(batch_norm.CPU, sizes):
-        y = batch_norm.forward_eval(x, gamma, beta, mean.copy(), variance, EPS, relu)
-    want = batch_norm.reference_forward_eval(*wide(x, gamma, beta, mean, variance), EPS, relu)
+        y = batch_norm.forward_eval(x, gamma, beta, mean.copy(), variance, EPS, relu, residual=residual)
+    want = batch_norm.reference_forward_eval(*wide(x, gamma, beta, mean, variance), EPS, relu, *wide(residual))
     tolerance, _ = rounding(x, gamma, mean, 1 / np.sqrt(variance))
     np.testing.assert_allclose(y, want, rtol=0, atol=tolerance)
 
@@ -75,55 +78,61 @@ def test_forward_eval_equals_the_reference_in_float64(case):
 @given(cases(), st.booleans())
 @quick
 def test_backward_equals_the_reference_in_float64(case, training):
-    x, gamma, beta, grad, relu, sizes = case
-    y, mean, variance, inv_std = (
-        a.astype(x.dtype) for a in batch_norm.reference_forward_train(*wide(x, gamma, beta), EPS, relu)
-    )
+    x, gamma, beta, grad, relu, residual, sizes = case
+    outputs = batch_norm.reference_forward_train(*wide(x, gamma, beta), EPS, relu, *wide(residual))
+    y, mean, variance, inv_std = (a.astype(x.dtype) for a in outputs)
+    options = relu, residual is not None
     if training:
-        rest = (gamma, mean, inv_std, relu)
+        rest = (gamma, mean, inv_std, *options)
         face, reference = batch_norm.backward_train, batch_norm.reference_backward_train
-        exact = (*wide(gamma, mean, inv_std), relu)
+        exact = (*wide(gamma, mean, inv_std), *options)
     else:
-        rest = (gamma, mean, variance, EPS, relu)
+        rest = (gamma, mean, variance, EPS, *options)
         face, reference = batch_norm.backward_eval, batch_norm.reference_backward_eval
-        exact = (*wide(gamma, mean, variance), EPS, relu)
+        exact = (*wide(gamma, mean, variance), EPS, *options)
     with mock.patch.dict(batch_norm.CPU, sizes):
-        dx, dgamma, dbeta = face(grad, x, y if relu else None, *rest)
+        dx, dgamma, dbeta, *dresidual = face(grad, x, y if relu else None, *rest)
     want = reference(*wide(grad, x, y), *exact)
     tolerance, xhat = rounding(x, gamma, mean, inv_std)
     most, count = np.abs(grad).max(), x.size // x.shape[1]
     np.testing.assert_allclose(dx, want[0], rtol=0, atol=tolerance * (1 + xhat) * inv_std.max() * most)
     np.testing.assert_allclose(dgamma, want[1], rtol=0, atol=tolerance * count * most)
     np.testing.assert_allclose(dbeta, want[2], rtol=0, atol=4 * np.finfo(x.dtype).eps * count * most)
+    assert len(dresidual) == (residual is not None)
+    for got in dresidual:
+        np.testing.assert_array_equal(got, want[3])
 
 
-@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("relu", [False, True, 6])
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("shape", [(5, 3), (3, 2, 2, 3)])
 def test_reference_backward_is_the_gradient(shape, training, relu):
     rng = np.random.default_rng(7)
-    x, grad = rng.normal(size=(2, *shape)) + 0.3
+    x, grad, residual = rng.normal(size=(3, *shape)) + 0.3
+    residual *= 6
     gamma, beta, mean = rng.normal(size=(3, shape[1]))
     variance = rng.uniform(0.5, 2, shape[1])
     if training:
 
-        def forward(x, gamma, beta):
-            return batch_norm.reference_forward_train(x, gamma, beta, EPS, relu)[0]
+        def forward(x, gamma, beta, residual):
+            return batch_norm.reference_forward_train(x, gamma, beta, EPS, relu, residual)[0]
 
-        y, batch_mean, _, inv_std = batch_norm.reference_forward_train(x, gamma, beta, EPS, relu)
-        got = batch_norm.reference_backward_train(grad, x, y, gamma, batch_mean, inv_std, relu)
+        y, batch_mean, _, inv_std = batch_norm.reference_forward_train(x, gamma, beta, EPS, relu, residual)
+        got = batch_norm.reference_backward_train(grad, x, y, gamma, batch_mean, inv_std, relu, True)
     else:
 
-        def forward(x, gamma, beta):
-            return batch_norm.reference_forward_eval(x, gamma, beta, mean, variance, EPS, relu)
+        def forward(x, gamma, beta, residual):
+            return batch_norm.reference_forward_eval(x, gamma, beta, mean, variance, EPS, relu, residual)
 
-        y = forward(x, gamma, beta)
-        got = batch_norm.reference_backward_eval(grad, x, y, gamma, mean, variance, EPS, relu)
-    assert not relu or np.abs(y[y > 0]).min() > 1e-4  # no step crosses the kink
+        y = forward(x, gamma, beta, residual)
+        got = batch_norm.reference_backward_eval(grad, x, y, gamma, mean, variance, EPS, relu, True)
+    inside = y[(y > 0) & (y < 6)]
+    assert not relu or min(inside.min(), (6 - inside).min()) > 1e-4  # no step crosses a corner
     want = (
-        central_differences(lambda v: forward(v, gamma, beta), x, grad),
-        central_differences(lambda v: forward(x, v, beta), gamma, grad),
-        central_differences(lambda v: forward(x, gamma, v), beta, grad),
+        central_differences(lambda v: forward(v, gamma, beta, residual), x, grad),
+        central_differences(lambda v: forward(x, v, beta, residual), gamma, grad),
+        central_differences(lambda v: forward(x, gamma, v, residual), beta, grad),
+        central_differences(lambda v: forward(x, gamma, beta, v), residual, grad),
     )
     for one, other in zip(got, want, strict=True):
         np.testing.assert_allclose(one, other, rtol=0, atol=TOLERANCE)
@@ -174,6 +183,31 @@ def test_a_nan_in_one_channel_stays_in_that_channel():
     assert np.isnan(y[:, 0]).all() and np.isfinite(y[:, 1]).all()
 
 
+@pytest.mark.parametrize("relu", [False, True, 6])
+def test_a_nan_in_the_residual_stays(relu):
+    x, residual = np.ones((2, 2, 3, 3), np.float32), np.zeros((2, 2, 3, 3), np.float32)
+    residual[1, 0, 2, 2] = np.nan
+    y = batch_norm.forward_eval(
+        x, None, None, np.ones(2, np.float32), np.ones(2, np.float32), EPS, relu, None, residual
+    )
+    assert np.isnan(y).sum() == 1 and np.isnan(y[1, 0, 2, 2])
+
+
+def test_a_residual_may_be_channels_of_a_wider_array():
+    rng = np.random.default_rng(8)
+    x, (grad, wider) = rng.normal(size=(4, 2, 5, 3)), rng.normal(size=(2, 4, 7, 5, 3))
+    grad, residual = grad[:, 1:3], wider[:, 3:5]
+    y, mean, _, inv_std = batch_norm.forward_train(x, None, None, EPS, True, residual=residual)
+    want = batch_norm.reference_forward_train(x, None, None, EPS, True, residual)[0]
+    np.testing.assert_allclose(y, want, rtol=0, atol=1e-14)
+    got = batch_norm.backward_train(grad, x, y, None, mean, inv_std, True, True)
+    want = batch_norm.reference_backward_train(grad, x, y, None, mean, inv_std, True, True)
+    for one, other in zip(got, want, strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-13)
+    assert not np.may_share_memory(got[3], grad)
+    assert batch_norm.backward_train(grad, x, None, None, mean, inv_std, False, True)[3] is grad
+
+
 def test_strided_input_is_read_as_it_looks():
     x = np.random.default_rng(1).normal(size=(4, 6, 6, 3)).astype(np.float32).transpose(0, 3, 1, 2)
     got = batch_norm.forward_train(x, None, None, EPS)[0]
@@ -211,25 +245,33 @@ def test_errors_name_the_argument():
         batch_norm.backward_train(two, x, None, None, two, two)
     with pytest.raises(ValueError, match="needs the forward pass's output y"):
         batch_norm.backward_train(x, x, None, None, two, two, relu=True)
+    with pytest.raises(ValueError, match="relu must be False, True or 6, which is ReLU6; got 5"):
+        batch_norm.forward_train(x, None, None, EPS, relu=5)
+    with pytest.raises(
+        ValueError, match=r"residual must be float32 of x's shape \(4, 2\); got float32 of shape \(2,\)"
+    ):
+        batch_norm.forward_train(x, None, None, EPS, residual=two)
 
 
 @pytest.mark.parametrize("shape", [(300, 5), (3, 2, 1, 1), (40, 3, 25, 25), (5, 70, 4, 4)])
-@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("relu", [False, 6])
 def test_on_each_device(device, shape, relu):
     rng = np.random.default_rng(21)
-    x, grad = rng.normal(size=(2, *shape)).astype(np.float32)
+    x, grad, residual = rng.normal(size=(3, *shape)).astype(np.float32)
     gamma, beta = rng.normal(size=(2, shape[1])).astype(np.float32)
-    on = [asarray(a) for a in (x, gamma, beta, grad)]
-    y, mean, variance, inv_std = batch_norm.forward_train(*on[:3], EPS, relu)
-    gradients = batch_norm.backward_train(on[3], on[0], y, on[1], mean, inv_std, relu)
-    evaluated = batch_norm.forward_eval(*on[:3], mean, variance, EPS, relu)
-    want = batch_norm.reference_forward_train(*wide(x, gamma, beta), EPS, relu)
+    on = [asarray(a) for a in (x, gamma, beta, grad, residual)]
+    y, mean, variance, inv_std = batch_norm.forward_train(*on[:3], EPS, relu, None, on[4])
+    *gradients, dresidual = batch_norm.backward_train(on[3], on[0], y, on[1], mean, inv_std, relu, True)
+    evaluated = batch_norm.forward_eval(*on[:3], mean, variance, EPS, relu, None, on[4])
+    want = batch_norm.reference_forward_train(*wide(x, gamma, beta), EPS, relu, *wide(residual))
     tolerance, xhat = rounding(x, gamma, want[1], want[3])
     np.testing.assert_allclose(to_numpy(y), want[0], rtol=0, atol=tolerance)
     np.testing.assert_allclose(to_numpy(evaluated), want[0], rtol=0, atol=tolerance)
     statistics = wide(*map(to_numpy, (y, mean, inv_std)))
-    want = batch_norm.reference_backward_train(*wide(grad, x), statistics[0], *wide(gamma), *statistics[1:], relu)
+    statistics = statistics[0], *wide(gamma), *statistics[1:]
+    *want, masked = batch_norm.reference_backward_train(*wide(grad, x), *statistics, relu, True)
+    np.testing.assert_array_equal(to_numpy(dresidual), masked)
     most, count = np.abs(grad).max(), x.size // shape[1]
-    bounds = (tolerance * (1 + xhat) * statistics[2].max() * most, tolerance * count * most, tolerance * count * most)
+    bounds = (tolerance * (1 + xhat) * statistics[3].max() * most, tolerance * count * most, tolerance * count * most)
     for got, exact, bound in zip(gradients, want, bounds, strict=True):
         np.testing.assert_allclose(to_numpy(got), exact, rtol=0, atol=bound)

@@ -7,7 +7,7 @@ from residual_by_hand import conv, max_pool, norm, relu
 
 import cupynn
 from cupynn import models, nn
-from cupynn.autograd import Tensor, no_grad
+from cupynn.autograd import Tensor, no_grad, tape
 from cupynn.models.blocks.preactivation import PreactivationBasicBlock, PreactivationBottleneck
 from cupynn.models.blocks.residual import BasicBlock, Bottleneck, Variant
 
@@ -45,6 +45,26 @@ def basic(**options):
 
 def bottleneck(**options):
     return lambda inputs, outputs, stride: Bottleneck(inputs, outputs, stride, Variant(), **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("cifar_resnet", {"depth": 20, "dropout": 0.1}),
+        ("cifar_resnet", {"depth": 8, "whe": 4}),
+        ("resnet", {"depth": 18}),
+        ("resnet", {"depth": 50, "whe": 4}),
+        ("mobilenet_v2", {"cifar": True}),
+    ],
+)
+def test_no_addition_and_no_relu_is_a_pass_of_its_own(name, options):
+    """They run in the batch norms' kernels, and a residual addition keeps nothing for backward."""
+    model = models.create(name, **options)
+    if not model.input_shape[1] == 32:
+        model.maxpool = nn.AvgPool2d(16)  # smaller images than ImageNet's
+    records = tape(model(Tensor(np.zeros((2, *model.input_shape), np.float32))))
+    names = {entry.record.name for entry in records}
+    assert "BatchNormTraining" in names and not names & {"Add", "ReLU", "ReLU6"}, names
 
 
 CASES = {

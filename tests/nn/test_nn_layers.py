@@ -79,17 +79,37 @@ def test_sequential_fuses_batch_norm_and_relu(training):
         return norm.train(training)
 
     one, other = net(), net()
-    fused = nn.Sequential(one, nn.ReLU(), nn.ReLU6(), other, nn.ReLU())
+    fused = nn.Sequential(one, nn.ReLU6(), nn.ReLU(), other, nn.ReLU())
     x = images(3, 4, 3, 5, 6, dtype=np.float64)
     y = fused(x)
     one, other = net(), net()
-    z = ops.relu(other(ops.relu6(ops.relu(one(x)))))
+    z = ops.relu(other(ops.relu(ops.relu6(one(x)))))
     np.testing.assert_allclose(y.numpy(), z.numpy(), rtol=1e-13, atol=1e-14)
     np.testing.assert_allclose(fused[0].running_mean, one.running_mean, rtol=1e-13)
-    assert not any(entry.record.name == "ReLU" for entry in tape(y)), "ReLU runs in the batch norm's kernel"
+    names = [entry.record.name for entry in tape(y)]
+    assert names.count("ReLU") == 1 and "ReLU6" not in names, "they run in the batch norms' kernels"
     y.sum().backward()
     z.sum().backward()
     np.testing.assert_allclose(fused[0].weight.grad, one.weight.grad, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("end", ["batch norm", "nested", "identity", "convolution", "activation", "nothing"])
+def test_sequential_adds_a_residual(end):
+    norm, conv = nn.BatchNorm2d(3), nn.Conv2d(3, 3, 1)
+    ends = {
+        "batch norm": [conv, norm],
+        "nested": [nn.ReLU6(), nn.Sequential(conv, norm)],
+        "identity": [conv, nn.Identity()],
+        "convolution": [norm, conv],
+        "activation": [conv, norm, nn.ReLU6()],
+        "nothing": [],
+    }
+    net = nn.Sequential(*ends[end]).astype(np.float64).eval()
+    x, more = images(3, 4, 3, 5, 6, dtype=np.float64), images(4, 4, 3, 5, 6, dtype=np.float64)
+    y = net(x, residual=more)
+    np.testing.assert_allclose(y.numpy(), net(x).numpy() + more.numpy(), rtol=1e-13, atol=1e-14)
+    names = [entry.record.name for entry in tape(y)]
+    assert names.count("Add") == (end in ("identity", "convolution", "activation"))
 
 
 def test_sequential_leaves_subclasses_alone():

@@ -59,7 +59,7 @@ def test_linear(shape, bias):
     gradcheck(ops.linear, (x, w, b) if bias else (x, w))
 
 
-@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("relu", [False, True, 6])
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("shape", [(3, 2, 5, 3), (7, 3), (2, 1, 1, 1), (1, 5, 3, 1)])
 def test_batch_norm(shape, training, relu):
@@ -67,11 +67,16 @@ def test_batch_norm(shape, training, relu):
     x, weight, bias = draws(5, shape, shape[1:2], shape[1:2])
     mean, variance = asarray(rng.standard_normal(shape[1])), asarray(rng.uniform(0.5, 2, shape[1]))
 
-    def normalise(*inputs):
-        return ops.batch_norm(*inputs, mean.copy(), variance.copy(), training, relu=relu, eps=1e-2)
+    def normalise(*inputs, residual=None):
+        options = {"relu": relu, "eps": 1e-2, "residual": residual}
+        return ops.batch_norm(*inputs, mean.copy(), variance.copy(), training, **options)
 
     gradcheck(normalise, (x, weight, bias))
     gradcheck(lambda x: normalise(x, None, None), (x,))
+    (more,) = draws(6, shape)
+    gradcheck(lambda x, weight, more: normalise(x, weight, None, residual=5 * more), (x, weight, more))
+    if not relu:  # its gradient is the incoming array itself, for x and the residual of another call too
+        gradcheck(lambda x: normalise(normalise(x, None, None, residual=x), None, None, residual=x), (x,))
 
 
 @pytest.mark.parametrize(

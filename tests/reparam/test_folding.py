@@ -250,9 +250,9 @@ class Observed(nn.Module):
         x = self.a_bn(self.a(x), relu=True)
         x = self.block(self.block(x))  # twice, and in the same pair both times
         branch = self.b(x)
-        x = self.b_bn(branch) + x
+        x = self.b_bn(branch, relu=6, residual=x)
         y = self.open(x)
-        x = self.open_bn(y) + y  # the addition reads it too
+        x = self.open_bn(y, residual=y)  # the addition reads it too
         x = self.double_bn(self.double(x)) + self.double_bn(x)
         return self.shared_bn(self.shared(x)) + self.shared(x)
 

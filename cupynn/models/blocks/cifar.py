@@ -10,7 +10,7 @@ from collections.abc import Callable
 from cupynn import ops
 from cupynn.device import xp_of
 from cupynn.models.blocks.preactivation import PreactivationBasicBlock, PreactivationBottleneck
-from cupynn.models.blocks.residual import Variant, activated
+from cupynn.models.blocks.residual import Variant, activated, joined
 from cupynn.nn import Conv2d, Dropout, Identity, Module, ReLU
 
 Shortcut = Callable[[int, int, int], Module]
@@ -65,7 +65,7 @@ class CIFARBasicBlock(Module):
 
     def forward(self, x):
         y = self.dropout(activated(self.bn1, self.relu, self.conv1(x)))
-        return self.relu(self.bn2(self.conv2(y)) + self.downsample(x))
+        return joined(self.bn2, self.relu, self.conv2(y), self.downsample(x))
 
 
 class RawShortcutBasicBlock(PreactivationBasicBlock):

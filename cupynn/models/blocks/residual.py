@@ -21,6 +21,7 @@ from cupynn.nn import (
     WHEBlock,
     init,
 )
+from cupynn.nn.containers import relu_of
 
 ACTIVATIONS: dict[str, Callable[[int], Module]] = {
     "relu": lambda channels: ReLU(),
@@ -39,7 +40,7 @@ class DepthwiseBlock(Module):
         self.bn = BatchNorm2d(channels)
 
     def forward(self, x):
-        return x + self.bn(self.conv(x))
+        return self.bn(self.conv(x), residual=x)
 
 
 class SqueezeExcitation(Module):
@@ -100,9 +101,18 @@ class Variant:
 
 def activated(bn: Module, activation: Module, x):
     """activation(bn(x)), in one kernel where that is batch norm and ReLU."""
-    if type(bn) is BatchNorm2d and type(activation) is ReLU:
-        return bn(x, relu=True)
+    if relu := relu_of(bn, activation):
+        return bn(x, relu=relu)
     return activation(bn(x))
+
+
+def joined(bn: Module, activation: Module, x, shortcut, rescale: Module | None = None):
+    """activation(rescale(bn(x)) + shortcut), in one kernel where that is batch norm and ReLU, with nothing between."""
+    if rescale is not None and type(rescale) is not Identity:
+        return activation(rescale(bn(x)) + shortcut)
+    if relu := relu_of(bn, activation):
+        return bn(x, relu=relu, residual=shortcut)
+    return activation(bn(x) + shortcut)
 
 
 def projection(inputs: int, outputs: int, stride: int) -> Module:
@@ -129,8 +139,7 @@ class BasicBlock(Module):
 
     def forward(self, x):
         y = activated(self.bn1, self.activation1, self.conv1(x))
-        y = self.rescale(self.bn2(self.conv2(y)))
-        return self.activation2(y + self.downsample(x))
+        return joined(self.bn2, self.activation2, self.conv2(y), self.downsample(x), self.rescale)
 
 
 def plain_block(inputs: int, outputs: int, stride: int) -> Sequential:
@@ -178,5 +187,4 @@ class Bottleneck(Module):
     def forward(self, x):
         y = activated(self.bn1, self.activation1, self.conv1(x))
         y = activated(self.bn2, self.activation2, self.conv2(y))
-        y = self.rescale(self.bn3(self.conv3(y)))
-        return self.activation3(y + self.downsample(x))
+        return joined(self.bn3, self.activation3, self.conv3(y), self.downsample(x), self.rescale)
