@@ -17,6 +17,10 @@
 // same bits. A chunk's variance is taken about the chunk's own mean (two passes, the second from the cache), and
 // chunks are merged by Chan's formula, so a large mean costs no digits.
 //
+// Small planes of one channel lie far apart, and are short beside a vector register. They are reduced by kernels
+// `..._in_rows`: a block takes neighbouring channels of a few images, at most WIDTH elements of each image, its threads
+// walk along those, and a sum for each of the WIDTH elements lies in shared memory.
+//
 // Threads: x walks along a plane in strips of LANES elements (32 on the CPU; 1 on the GPU, where neighbouring threads
 // read neighbouring elements), y walks over images or planes.
 //
@@ -94,6 +98,93 @@ __global__ void statistics(const S* __restrict__ x, T* __restrict__ chunk_mean, 
         chunk_mean[chunk.slot()] = about + left / count;
         chunk_squares[chunk.slot()] = total;  // about `about`: (left / count)^2 more per element, lost in the rounding
     }
+}
+
+// Which part of the arrays a block of the `..._in_rows` kernels takes: `width` neighbouring elements of the images first
+// .. last - 1, which are channels from `channel` on.
+constexpr int WIDTH = 1024;
+
+struct Rows {
+    int channel, width, first, last, channels, plane;
+
+    __device__ Rows(int images, int channels, int plane, int images_per_chunk)
+        : channel(blockIdx.x * (WIDTH / plane)), first(blockIdx.y * images_per_chunk), last(first + images_per_chunk),
+          channels(channels), plane(plane) {
+        const int here = channels - channel < WIDTH / plane ? channels - channel : WIDTH / plane;
+        width = here * plane;
+        if (last > images) last = images;
+    }
+
+    __device__ long long slot(int c) const { return (long long)blockIdx.y * channels + channel + c; }
+
+    template <typename T> __device__ T count() const { return T(last - first) * T(plane); }
+
+    // body(element of the block's width, image, offset in the image, sums[element], more[element]) for every element of
+    // this thread. Sums are read and written once for TOGETHER images.
+    template <typename T, typename Body> __device__ __forceinline__ void reduce(T* sums, T* more, Body body) const {
+        constexpr int TOGETHER = 4;
+        const long long row = (long long)channel * plane;
+        int n = first;
+        for (; n + TOGETHER <= last; n += TOGETHER) {
+            STRIP_LOOP
+            for (int i = threadIdx.x; i < width; i += blockDim.x) {
+                T a = sums[i], b = more[i];
+                CUPYNN_UNROLL
+                for (int k = 0; k < TOGETHER; k++) body(i, n + k, row + i, a, b);
+                sums[i] = a, more[i] = b;
+            }
+        }
+        for (; n < last; n++) {
+            STRIP_LOOP
+            for (int i = threadIdx.x; i < width; i += blockDim.x) body(i, n, row + i, sums[i], more[i]);
+        }
+    }
+
+    // body(channel of the block) for every channel of this thread, once all sums are there and before they are used.
+    template <typename Body> __device__ __forceinline__ void each_channel(Body body) const {
+        __syncthreads();
+        for (int c = threadIdx.x; c * plane < width; c += blockDim.x) body(c);
+        __syncthreads();
+    }
+
+    // The sum of a channel's sums.
+    template <typename T> __device__ __forceinline__ T total(const T* sums, int c) const {
+        T sum = 0;
+        STRIP_SUM(sum)
+        for (int i = c * plane; i < (c + 1) * plane; i++) sum += sums[i];
+        return sum;
+    }
+
+    // to[i] = value for every element of a channel.
+    template <typename T> __device__ __forceinline__ void spread(T* to, int c, T value) const {
+        STRIP_LOOP
+        for (int i = c * plane; i < (c + 1) * plane; i++) to[i] = value;
+    }
+};
+
+// As `statistics`.
+template <typename S, typename T = Compute<S>>
+__global__ void statistics_in_rows(const S* __restrict__ x, T* __restrict__ chunk_mean, T* __restrict__ chunk_squares,
+                                   long long x_pitch, int images, int channels, int plane, int images_per_chunk) {
+    __shared__ T all[3][WIDTH];
+    T *sum = register_pointer(all[0]), *squares = register_pointer(all[1]), *about = register_pointer(all[2]);
+    const Rows rows(images, channels, plane, images_per_chunk);
+    const T count = rows.template count<T>();
+    for (int i = threadIdx.x; i < rows.width; i += blockDim.x) sum[i] = squares[i] = 0;
+    rows.reduce(sum, squares, [&](int i, int n, long long at, T& a, T& b) { a += x[n * x_pitch + at]; });
+    rows.each_channel([&](int c) {
+        rows.spread(about, c, rows.total(sum, c) / count);
+        rows.spread(sum, c, T(0));
+    });
+    rows.reduce(sum, squares, [&](int i, int n, long long at, T& a, T& b) {
+        const T deviation = x[n * x_pitch + at] - about[i];
+        a += deviation;
+        b += deviation * deviation;
+    });
+    rows.each_channel([&](int c) {
+        chunk_mean[rows.slot(c)] = about[c * plane] + rows.total(sum, c) / count;
+        chunk_squares[rows.slot(c)] = rows.total(squares, c);
+    });
 }
 
 // mean, variance (biased), inv_std (channels), from all chunks. One thread per channel. [Chan et al. 1979]
@@ -186,6 +277,35 @@ __global__ void gradient_sums(const S* __restrict__ grad, const S* __restrict__ 
         chunk_grad[chunk.slot()] = total;
         chunk_product[chunk.slot()] = total_product;
     }
+}
+
+// As `gradient_sums`.
+template <typename S, int RELU, bool KEEP, typename T = Compute<S>>
+__global__ void gradient_sums_in_rows(const S* __restrict__ grad, const S* __restrict__ x, const S* __restrict__ y,
+                                      const T* __restrict__ mean, T* __restrict__ chunk_grad,
+                                      T* __restrict__ chunk_product, S* __restrict__ dresidual, long long grad_pitch,
+                                      long long x_pitch, long long y_pitch, int images, int channels, int plane,
+                                      int images_per_chunk) {
+    __shared__ T all[3][WIDTH];
+    T *sum = register_pointer(all[0]), *product = register_pointer(all[1]), *about = register_pointer(all[2]);
+    const Rows rows(images, channels, plane, images_per_chunk);
+    const long long pitch = (long long)channels * plane;
+    rows.each_channel([&](int c) {
+        rows.spread(about, c, mean[rows.channel + c]);
+        rows.spread(sum, c, T(0));
+        rows.spread(product, c, T(0));
+    });
+    rows.reduce(sum, product, [&](int i, int n, long long at, T& a, T& b) {
+        T g = grad[n * grad_pitch + at];
+        if (RELU) g = masked<RELU>(g, T(y[n * y_pitch + at]));
+        if (KEEP) dresidual[n * pitch + at] = g;
+        a += g;
+        b += g * (x[n * x_pitch + at] - about[i]);
+    });
+    rows.each_channel([&](int c) {
+        chunk_grad[rows.slot(c)] = rows.total(sum, c);
+        chunk_product[rows.slot(c)] = rows.total(product, c);
+    });
 }
 
 // dgamma, dbeta (channels), from all chunks. One thread per channel.

@@ -12,20 +12,27 @@ biased variance; evaluation by the running ones. [Ioffe and Szegedy 2015, algori
 from __future__ import annotations
 
 import math
-from typing import Literal, NamedTuple
-
-import numpy as np
+from typing import Literal
 
 from cupynn.device import Array, compute_dtype, is_floating, wide, xp_of
 from cupynn.kernels import runtime
-from cupynn.kernels.images import span, whole, with_whole_images
+from cupynn.kernels.batch_norm_launch import CPU, GPU, backward, instantiations, normalise, statistics
+from cupynn.kernels.images import with_whole_images
+
+__all__ = [
+    "CPU",
+    "GPU",
+    "Relu",
+    "backward_eval",
+    "backward_train",
+    "cost",
+    "forward_eval",
+    "forward_train",
+    "instantiations",
+    "statistics",
+]
 
 Relu = bool | Literal[6]
-
-# Elements of one channel that a block reduces, elements that a block normalises, and lanes of a thread's strip.
-# On the CPU a chunk must stay in the first two caches, as it is read twice; on the GPU blocks must be many.
-CPU = {"chunk": 16384, "elements": 16384, "lanes": 32}
-GPU = {"chunk": 4096, "elements": 2048, "lanes": 1}
 
 
 def forward_train(
@@ -55,31 +62,7 @@ def forward_train(
         y, *rest = reference_forward_train(wide(x), gamma, beta, eps, relu, _wide(residual))
         return _into(out, y, x), *rest
     mean, variance, inv_std = statistics(x, eps)
-    return _normalise(x, mean, inv_std, gamma, beta, relu, out, residual), mean, variance, inv_std
-
-
-def statistics(x: Array, eps: float) -> tuple[Array, Array, Array]:
-    """(mean, biased variance, 1 / sqrt(variance + eps)) of every channel of x, each (C,), by compiled kernels."""
-    xp, t, launch = xp_of(x), runtime.ctype(x), _launch_of(x)
-    x = with_whole_images(x)
-    chunk_mean, chunk_squares = xp.empty((2, launch.chunks, x.shape[1]), compute_dtype(x.dtype))
-    runtime.launch(
-        "batch_norm",
-        f"statistics<{t}, {launch.lanes}>",
-        (x.shape[1], launch.chunks),
-        launch.block,
-        (span(x)[0], chunk_mean, chunk_squares, span(x)[1], *launch.chunk_sizes),
-        outputs=(chunk_mean, chunk_squares),
-    )
-    mean, variance, inv_std = xp.empty((3, x.shape[1]), chunk_mean.dtype)
-    runtime.launch(
-        "batch_norm",
-        f"combine_statistics<{runtime.ctype(mean)}>",
-        *launch.per_channel,
-        (chunk_mean, chunk_squares, mean, variance, inv_std, runtime.scalar(x.dtype, eps), *launch.chunk_sizes),
-        outputs=(mean, variance, inv_std),
-    )
-    return mean, variance, inv_std
+    return normalise(x, mean, inv_std, gamma, beta, relu, out, residual), mean, variance, inv_std
 
 
 def forward_eval(
@@ -99,7 +82,7 @@ def forward_eval(
     if x.size == 0 or not runtime.compiled_for(x, gamma, beta, running_mean, running_var, residual, narrow=True):
         y = reference_forward_eval(wide(x), gamma, beta, running_mean, running_var, eps, relu, _wide(residual))
         return _into(out, y, x)
-    return _normalise(x, running_mean, _inv_std(running_var, eps), gamma, beta, relu, out, residual)
+    return normalise(x, running_mean, _inv_std(running_var, eps), gamma, beta, relu, out, residual)
 
 
 def backward_train(
@@ -124,7 +107,7 @@ def backward_train(
     if x.size == 0 or not runtime.compiled_for(grad, x, y, gamma, mean, inv_std, narrow=True):
         gradients = reference_backward_train(wide(grad), wide(x), y, gamma, mean, inv_std, relu, residual)
         return _narrowed(gradients, x)
-    return _backward(grad, x, y, gamma, mean, inv_std, relu, residual, training=True)
+    return backward(grad, x, y, gamma, mean, inv_std, relu, residual, training=True)
 
 
 def backward_eval(
@@ -145,7 +128,7 @@ def backward_eval(
         statistics = running_mean, running_var
         gradients = reference_backward_eval(wide(grad), wide(x), y, gamma, *statistics, eps, relu, residual)
         return _narrowed(gradients, x)
-    return _backward(grad, x, y, gamma, running_mean, _inv_std(running_var, eps), relu, residual, training=False)
+    return backward(grad, x, y, gamma, running_mean, _inv_std(running_var, eps), relu, residual, training=False)
 
 
 def reference_forward_train(x, gamma, beta, eps, relu=False, residual=None):
@@ -197,117 +180,6 @@ def cost(
     }
 
 
-def instantiations() -> list[str]:
-    """Every kernel that may be launched on a GPU."""
-    flags, relus, lanes = ("false", "true"), (0, 1, 6), GPU["lanes"]
-    return [
-        expression
-        for t in ("float", "double", "Half", "BFloat16")
-        for expression in (
-            f"statistics<{t}, {lanes}>",
-            *([f"combine_statistics<{t}>", f"combine_gradients<{t}>"] if t in ("float", "double") else []),
-            *(f"normalise<{t}, {relu}, {residual}>" for relu in relus for residual in flags),
-            *(
-                f"gradient_sums<{t}, {lanes}, {relu}, {keep}>"
-                for relu in relus
-                for keep in flags
-                if relu or keep == "false"
-            ),
-            *(f"gradient<{t}, {relu}, {training}>" for relu in relus for training in flags),
-        )
-    ]
-
-
-class _Launch(NamedTuple):
-    """How the kernels of batch_norm.cu divide one array."""
-
-    lanes: int
-    block: tuple[int, int]
-    chunks: int
-    chunk_sizes: tuple[int, int, int, int]  # images, channels, plane, images_per_chunk
-    blocks: int
-    plane_sizes: tuple[np.int64, int, int, int]  # planes, channels, plane, planes_per_block
-    per_channel: tuple[int, int]  # grid and block with a thread per channel
-
-
-def _launch_of(x):
-    table = GPU if runtime.is_gpu(x) else CPU
-    images, channels = x.shape[:2]
-    plane, planes = math.prod(x.shape[2:]), images * channels
-    threads = runtime.threads(like=x)
-    across = min(threads, 1 << (plane - 1).bit_length())
-    # a grid has at most 65535 blocks along its second axis
-    images_per_chunk = min(images, max(1, table["chunk"] // plane, -(-images // 65535)))
-    planes_per_block = max(1, table["elements"] // plane)
-    return _Launch(
-        table["lanes"],
-        (across, threads // across),
-        -(-images // images_per_chunk),
-        (images, channels, plane, images_per_chunk),
-        -(-planes // planes_per_block),
-        (np.int64(planes), channels, plane, planes_per_block),
-        (-(-channels // threads) if threads > 1 else 1, threads),
-    )
-
-
-def _normalise(x, mean, inv_std, gamma, beta, relu, out, residual):
-    xp, launch = xp_of(x), _launch_of(x)
-    mean, inv_std, gamma, beta = _contiguous(xp, mean, inv_std, gamma, beta)
-    y = xp.empty(x.shape, x.dtype) if out is None else out
-    images = [None if image is None else with_whole_images(image) for image in (x, residual, y)]
-    (x, more, to), pitches = zip(*map(span, images), strict=True)
-    runtime.launch(
-        "batch_norm",
-        f"normalise<{runtime.ctype(x)}, {int(relu)}, {_cpp(residual is not None)}>",
-        launch.blocks,
-        launch.block,
-        (x, mean, inv_std, gamma, beta, more, to, *pitches, *launch.plane_sizes),
-        outputs=whole(y),
-    )
-    return y
-
-
-def _backward(grad, x, y, gamma, mean, inv_std, relu, residual, training):
-    xp, t, launch = xp_of(x), runtime.ctype(x), _launch_of(x)
-    gamma, mean, inv_std = _contiguous(xp, gamma, mean, inv_std)
-    dx = xp.empty(x.shape, x.dtype)
-    keep = bool(relu and residual)
-    dresidual = xp.empty(x.shape, x.dtype) if keep else grad
-    count = runtime.scalar(x.dtype, _count(x))
-    images = [None if image is None else with_whole_images(image) for image in (grad, x, y if relu else None)]
-    (grad, x, y), pitches = zip(*map(span, images), strict=True)
-    channels = dx.shape[1]
-    chunk_grad, chunk_product = xp.empty((2, launch.chunks, channels), mean.dtype)
-    runtime.launch(
-        "batch_norm",
-        f"gradient_sums<{t}, {launch.lanes}, {int(relu)}, {_cpp(keep)}>",
-        (channels, launch.chunks),
-        launch.block,
-        (grad, x, y, mean, chunk_grad, chunk_product, dresidual if keep else None, *pitches, *launch.chunk_sizes),
-        outputs=(chunk_grad, chunk_product, dresidual) if keep else (chunk_grad, chunk_product),
-    )
-    dgamma, dbeta = xp.empty((2, channels), mean.dtype)
-    runtime.launch(
-        "batch_norm",
-        f"combine_gradients<{runtime.ctype(mean)}>",
-        *launch.per_channel,
-        (chunk_grad, chunk_product, inv_std, dgamma, dbeta, launch.chunks, channels),
-        outputs=(dgamma, dbeta),
-    )
-    if keep:  # it holds g, so neither grad nor the mask is read again
-        relu, y, (grad, pitch) = False, None, span(dresidual)
-        pitches = pitch, *pitches[1:]
-    runtime.launch(
-        "batch_norm",
-        f"gradient<{t}, {int(relu)}, {_cpp(training)}>",
-        launch.blocks,
-        launch.block,
-        (grad, x, y, mean, inv_std, gamma, dgamma, dbeta, dx, count, *pitches, *launch.plane_sizes),
-        outputs=(dx,),
-    )
-    return (dx, dgamma, dbeta, dresidual) if residual else (dx, dgamma, dbeta)
-
-
 def _wide(array):
     return None if array is None else wide(array)
 
@@ -322,14 +194,6 @@ def _into(out, y, x):
         return y.astype(x.dtype, copy=False)
     out[...] = y
     return out
-
-
-def _contiguous(xp, *arrays):
-    return [None if array is None else xp.ascontiguousarray(array) for array in arrays]
-
-
-def _cpp(flag):
-    return "true" if flag else "false"
 
 
 def _axes(x):

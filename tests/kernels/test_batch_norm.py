@@ -25,6 +25,7 @@ def cases(draw):
     x = (rng.normal(size=shape) * 2 + rng.normal(size=(channels,) + (1,) * (len(shape) - 2)) * 5).astype(dtype)
     affine = rng.normal(size=(2, channels)).astype(dtype) if draw(st.booleans()) else (None, None)
     sizes = {"chunk": draw(st.sampled_from([1, 100, 16384])), "elements": draw(st.sampled_from([1, 100, 16384]))}
+    sizes |= {"small": draw(st.sampled_from([0, 256])), "row_chunk": draw(st.sampled_from([1, 100, 65536]))}
     relu, residual = draw(st.sampled_from([False, True, 6])), None
     if draw(st.booleans()):
         residual = (rng.normal(size=shape) * 4).astype(dtype)  # for some of y to reach 6
