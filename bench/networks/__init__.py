@@ -52,6 +52,7 @@ def measure(name: str, options: argparse.Namespace, libraries: list[str]) -> dic
     if isinstance(answer, str):
         raise RuntimeError(f"networks: {name} was not timed: {answer}")
     figures |= answer
+    figures["shares"] = ask("shares", options.threads, **common)
     if options.memory:
         figures["memory"] = {
             library: ask("memory", options.threads, library=library, passes="training", **common)
@@ -75,11 +76,12 @@ def main(arguments: list[str]) -> None:
         lines = summary(rows)
         if options.json:  # after each network, since all of them take their time
             kept = {"bench": "networks", "batch": options.batch, "rounds": options.rounds}
-            kept |= {"rows": rows["training"], "inference": rows["inference"], "summary": lines}
-            write(options.json, {"machine": figures[name]["machine"], **kept})
+            kept |= {"rows": rows["training"], "inference": rows["inference"], "shares": rows["shares"]}
+            write(options.json, {"machine": figures[name]["machine"], **kept, "summary": lines})
     how = f"Batch {options.batch}, 32x32 images, float32, {options.threads} threads, {options.rounds} rounds"
-    print(table(rows["training"], f"A training step. {how}"), "\n")
-    print(table(rows["inference"], f"Inference. {how}"), "\n")
+    print(table(rows["training"], f"A training step. {how}") + "\n")
+    print(table(rows["inference"], f"Inference. {how}") + "\n")
+    print(table(rows["shares"], "Where our training step's time goes, in percent (cupynn profile)") + "\n")
     print("\n".join(lines))
 
 

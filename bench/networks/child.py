@@ -92,6 +92,16 @@ def _status(field: str) -> int:
     return 1024 * int(next(line.split()[1] for line in lines if line.startswith(field)))
 
 
+def shares(name: str, batch: int) -> dict:
+    """The parts of our training step's time, in percent: matrix products, convolutions, and so on."""
+    from bench.networks.steps import training_step
+    from cupynn.profile import profile
+
+    step, small = (training_step(CASES[name].ours(), *batch_of(count)) for count in (batch, 2))
+    found = profile(step, small, steps=3).shares()
+    return {category: 100 * share for category, share in found.items()}
+
+
 def check(name: str, batch: int) -> dict:
     """How far the peer is from our network once it has our weights: largest differences, relative to the largest logit
     or to the gradient's norm, in float64. The weights are those after three steps: by then no layer's are 0."""
@@ -142,7 +152,8 @@ def _apart(array: np.ndarray, ours: np.ndarray) -> float:
 
 if __name__ == "__main__":
     given = json.loads(sys.argv[1])
-    if given.get("libraries", [given.get("library")]) != ["cupynn"]:
+    ours_alone = given["task"] == "shares" or given.get("libraries", [given.get("library")]) == ["cupynn"]
+    if not ours_alone:  # PyTorch's threads and memory stay out
         find_torch()
-    tasks = {"time": times_of, "compile": fill_cache, "memory": memory, "check": check}
+    tasks = {"time": times_of, "compile": fill_cache, "memory": memory, "shares": shares, "check": check}
     print(json.dumps(tasks[given.pop("task")](**given)))

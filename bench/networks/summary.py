@@ -11,6 +11,7 @@ PEERS = {"eager": "eager", "compile": "compiled"}
 def rows_of(figures: dict[str, dict], batch: int) -> dict[str, list[dict]]:
     """A row for each network in each table. Where a peer has no figure, "-"."""
     tables = {"training": [], "inference": []}
+    shares = [{"network": name, **_shares(measured["shares"])} for name, measured in figures.items()]
     for name, measured in figures.items():
         for passes, rows in tables.items():
             times = measured[passes]
@@ -32,7 +33,11 @@ def rows_of(figures: dict[str, dict], batch: int) -> dict[str, list[dict]]:
                 if "compile" in measured:
                     row["note"] = f"compiled: {measured['compile']}"
             rows.append(row)
-    return tables
+    return {**tables, "shares": shares}
+
+
+def _shares(answer: dict | str) -> dict:
+    return {"note": answer} if isinstance(answer, str) else answer
 
 
 def _memory(memory: dict) -> dict:
