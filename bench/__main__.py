@@ -7,6 +7,8 @@ import sys
 
 BENCHES = {
     "networks": "whole networks, training and inference, beside PyTorch eager and compiled",
+    "growth": "how a training step's time grows with batch, threads, pixels and expansion rate",
+    "startup": "from a fresh process to its first training step",
     "smallnet": "training steps of SmallNet-7, plain and expanded, beside PyTorch",
     "conv": "convolutions of SmallNet's and ResNet-20's shapes, beside their floor and PyTorch",
     "whe": "WHE forward and backward, beside its floor, PyTorch and torch.compile",
