@@ -9,9 +9,11 @@ from bench.timing import take_turns  # first: it sets the threads' environment
 
 # isort: split
 
+import ctypes
 import json
 import pathlib
 import sys
+from collections.abc import Callable
 
 import numpy as np
 
@@ -80,11 +82,16 @@ def memory(name: str, batch: int, library: str, passes: str) -> dict:
     """Bytes by which the resident memory rises, at its highest, over what it is once library, network, optimiser and
     batch are there: activations, gradients, the optimiser's state, scratch space, and code loaded on the way."""
     run = contenders(name, batch, passes, [library])[library]
+    return {"bytes": rise(lambda: [run() for _ in range(3)])}
+
+
+def rise(run: Callable[[], object]) -> int:
+    """Bytes by which the resident memory rises, at its highest, while `run()` runs. Linux with glibc."""
+    ctypes.CDLL(None).malloc_trim(0)  # what has been freed is not there to be used again
     pathlib.Path("/proc/self/clear_refs").write_text("5")  # the mark of the highest begins anew
     before = _status("VmRSS")
-    for _ in range(3):
-        run()
-    return {"bytes": _status("VmHWM") - before}
+    run()
+    return _status("VmHWM") - before
 
 
 def _status(field: str) -> int:
