@@ -16,7 +16,7 @@ and `cupynn train` says which checkpoint is the last.
 Without a launcher the world is this process alone, and the same lines do what they do without a world.
 """
 
-from cupynn.distributed.batch_norm import SynchronisedBatchNorm2d, synchronise_batch_norm
+from cupynn.distributed.batch_norm import synchronise_batch_norm
 from cupynn.distributed.gradients import GradientSum
 from cupynn.distributed.launch import WorldError, join, launched_ranks
 from cupynn.distributed.shares import deal, shard
@@ -24,7 +24,6 @@ from cupynn.distributed.world import World
 
 __all__ = [
     "GradientSum",
-    "SynchronisedBatchNorm2d",
     "World",
     "WorldError",
     "deal",

@@ -71,8 +71,9 @@ class SynchronisedBatchNorm(Function):
         self.batch.sum(sums)
         inv_std = 1 / xp.sqrt(variance + variance.dtype.type(self.eps))
         shift, slope = (-inv_std if weight is None else -weight * inv_std) * sums / self.count
-        cross_layer.centre(dx, x, mean, shift, slope * inv_std)
-        return dx, dweight, dbias, *dresidual
+        dx = wide(dx)
+        cross_layer.centre(dx, wide(x), mean, shift, slope * inv_std)
+        return dx.astype(x.dtype, copy=False), dweight, dbias, *dresidual
 
 
 def _statistics(x):
@@ -82,41 +83,17 @@ def _statistics(x):
     return kernel.reference_forward_train(wide(x), None, None, 1.0)[1:3]
 
 
-class SynchronisedBatchNorm2d(BatchNorm2d):
-    """A `BatchNorm2d` that takes its statistics over all ranks while training; made by `synchronise_batch_norm`.
-
-    Names of state, evaluation and ReLU in the same kernel are as they were.
-    """
-
-    batch: WholeBatch
-
-    def forward(self, x, relu: kernel.Relu = False, residual=None):
-        if not self.training:
-            return super().forward(x, relu, residual)
-        if x.ndim != 4 or x.shape[1] != self.num_features:
-            raise ValueError(f"BatchNorm2d: x must be (N, {self.num_features}, H, W); it has shape {x.shape}")
-        options = {"eps": self.eps, "momentum": self.momentum, "relu": relu, "batch": self.batch}
-        function = SynchronisedBatchNorm(running_mean=self.running_mean, running_var=self.running_var, **options)
-        y = function(x, self.weight, self.bias, *(() if residual is None else (residual,)))
-        self.num_batches_tracked += 1
-        return y
-
-
 def synchronise_batch_norm(model: Module, world: World) -> Module:
     """Have all batch norm of a model take its statistics over all ranks while training, in place; returns the model.
 
-    Every `BatchNorm2d` becomes a `SynchronisedBatchNorm2d`; `SeqConv2d` and `CrossLayerDepthwise`, which normalise in
-    operations of their own, are told of the whole batch. The modules stay the same objects with the same parameters,
-    for optimisers and for whoever holds them. Alone, nothing changes.
+    Modules stay what they are, with the same parameters, for optimisers and for whoever holds them. Alone, nothing
+    changes.
     """
     if world.size == 1:
         return model
     batch = WholeBatch(world)
     for module in model.modules():
-        if type(module) is BatchNorm2d:
-            module.__class__ = SynchronisedBatchNorm2d
-            module.batch = batch
-        elif isinstance(module, SeqConv2d):
+        if isinstance(module, (BatchNorm2d, SeqConv2d)):
             module.training_norm = functools.partial(SynchronisedBatchNorm, batch=batch)
         elif isinstance(module, CrossLayerDepthwise):
             module.batch = batch

@@ -10,6 +10,7 @@ from cupynn.kernels.batch_norm import Relu
 from cupynn.nn import init
 from cupynn.nn.arguments import need_positive
 from cupynn.nn.module import Module, Parameter
+from cupynn.ops.batch_norm import BatchNormTraining
 
 
 class BatchNorm2d(Module):
@@ -19,6 +20,8 @@ class BatchNorm2d(Module):
     A call with `residual` adds that, one with `relu=True` applies ReLU (behind it), with `relu=6` ReLU6, all in the
     same kernel; `Sequential` makes use of it by itself.
     """
+
+    training_norm = BatchNormTraining  # what `ops.batch_norm` calls so
 
     def __init__(self, num_features: int, eps: float = 1e-5, momentum: float = 0.1, affine: bool = True):
         (num_features,) = need_positive("BatchNorm2d", num_features=num_features)
@@ -33,7 +36,7 @@ class BatchNorm2d(Module):
         if x.ndim != 4 or x.shape[1] != self.num_features:
             raise ValueError(f"BatchNorm2d: x must be (N, {self.num_features}, H, W); it has shape {x.shape}")
         statistics = self.running_mean, self.running_var
-        options = (self.training, self.momentum, self.eps, relu, residual)
+        options = (self.training, self.momentum, self.eps, relu, residual, self.training_norm)
         y = ops.batch_norm(x, self.weight, self.bias, *statistics, *options)
         if self.training:
             self.num_batches_tracked += 1

@@ -75,6 +75,7 @@ def batch_norm(
     eps=1e-5,
     relu=False,
     residual=None,
+    training_norm=BatchNormTraining,
 ):
     """Normalise every channel of x (N, C) or (N, C, H, W), scale by weight (C) and shift by bias (C).
 
@@ -82,14 +83,15 @@ def batch_norm(
     in place): running = (1 - momentum) * running + momentum * batch, with the unbiased variance. Otherwise the
     running statistics are used. weight and bias may be None; the running statistics too, while training.
     In the same passes, forward and backward: y + residual, of x's shape; behind that max(y, 0) with relu=True,
-    min(max(y, 0), 6) with relu=6.
+    min(max(y, 0), 6) with relu=6. `training_norm` makes another function for training, with BatchNormTraining's
+    options.
 
     Raises ValueError for shapes that do not fit, for one value per channel in training, and for missing statistics,
     TypeError for another dtype than x's (float32 where x is float16 or bfloat16), before anything is changed.
     """
     more = () if residual is None else (residual,)
     if training:
-        function = BatchNormTraining(
+        function = training_norm(
             running_mean=running_mean, running_var=running_var, momentum=momentum, eps=eps, relu=relu
         )
         return function(x, weight, bias, *more)

@@ -11,6 +11,7 @@ import numpy as np
 import cupynn
 from cupynn import data, distributed, nn, ops, optim
 from cupynn.autograd import Tensor
+from cupynn.device import compute_dtype
 
 
 def collectives(world):
@@ -92,7 +93,7 @@ def normalised(world, relu, dtype):
     rng = np.random.default_rng(8)
     x, grad = 100 + rng.standard_normal((2, 6, 5, 3, 4)).astype(dtype)
     grad -= 100
-    layer = distributed.synchronise_batch_norm(nn.BatchNorm2d(5).astype(dtype), world)
+    layer = distributed.synchronise_batch_norm(nn.BatchNorm2d(5).astype(compute_dtype(dtype)), world)
     layer.weight.data[...], layer.bias.data[...] = rng.uniform(0.5, 2, 5), rng.uniform(-1, 1, 5)
     first, last = {1: (0, 6), 2: (0, 4) if world.rank == 0 else (4, 6)}[world.size]  # parts of unequal size
     part = Tensor(x[first:last], requires_grad=True)
