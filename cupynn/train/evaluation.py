@@ -59,17 +59,18 @@ def evaluate(
     batch_size: int = 250,
     confusion: Confusion | None = None,
     world: World | None = None,
+    workers: int = 0,
 ) -> Score:
     """Loss and accuracy over a whole set, in evaluation mode; the model is left in the mode it was in.
 
     confusion: counts which class is taken for which. The model must be on the default device, where batches are made.
     The ranks of `world`, which hold the same model, share the batches, and all get the score; `confusion` counts this
-    rank's batches only.
+    rank's batches only. workers: threads that read batches ahead; they change no number.
     """
     world = world or World()
     running = RunningScore()
     with no_grad(), evaluation_mode(model):
-        for images, labels in deal(batches(dataset, batch_size), world):
+        for images, labels in deal(batches(dataset, batch_size, workers=workers), world):
             logits = model(Tensor(images))
             if confusion is not None:
                 confusion.add(logits.data, labels)

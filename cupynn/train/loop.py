@@ -164,7 +164,7 @@ class _Run:
         _, signal = self._agree(stop)
         if not signal:
             self.world.broadcast(self.model.state_dict().values())  # running statistics are each rank's own
-            test = evaluate(self.model, self.test_set, world=self.world)
+            test = evaluate(self.model, self.test_set, world=self.world, workers=settings.workers)
             if len(self.test_set) and not math.isfinite(test.loss):
                 raise self._diverged(Lost(f"the test loss became {test.loss}"))
         with self._writing():
@@ -271,9 +271,7 @@ class _Run:
                     so_far = self.running.score()
                     if not math.isfinite(so_far.loss):
                         raise Lost(f"the loss became {so_far.loss}")
-                    self.line.show(
-                        progress, whole, min(progress.step * settings.batch_size, len(self.train_set)), so_far
-                    )
+                    self.line.show(progress, whole, self._images(), so_far)
                     looked = time.perf_counter()
                 if self.events and self.events.due(self._steps_in_all()):
                     self._add_step_event(float(loss.data))
@@ -286,12 +284,16 @@ class _Run:
         self._need_finite()  # waits for the device
         progress.seconds = time.perf_counter() - began
 
+    def _images(self) -> int:
+        """How many images of the epoch at hand all ranks together have read."""
+        return min(self.progress.step * self.settings.batch_size, len(self.train_set))
+
     def _steps_in_all(self) -> int:
         return self.progress.epoch * self.steps_per_epoch + self.progress.step
 
     def _add_step_event(self, loss: float) -> None:
         """Write the loss of the batch at hand, beside what else moves within an epoch."""
-        speed = self.running.images / self.progress.seconds
+        speed = self._images() / self.progress.seconds
         with self._writing():
             self.events.add_step(
                 self._steps_in_all(), {"train_loss": loss, "lr": self.descent.lr, "images_per_second": speed}

@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import math
+import threading
 
 import numpy as np
 import pytest
@@ -29,6 +30,22 @@ def few(dataset: ArrayDataset, count: int) -> ArrayDataset:
 def network(seed: int = 0, **options) -> nn.Module:
     cupynn.manual_seed(seed)
     return models.create("smallnet", kernel_size=5, in_channels=1, image_size=8, **options)
+
+
+def test_worker_threads_read_the_test_set_too(tmp_path, digits, monkeypatch):
+    """Decoding the files of a large set in one thread would take longer than the epoch."""
+    test_set, readers = few(digits[1], 20), set()
+    read = ArrayDataset.read
+
+    def watched(self, indices, uniforms):
+        if self is test_set:
+            readers.add(threading.current_thread().name)
+        return read(self, indices, uniforms)
+
+    monkeypatch.setattr(ArrayDataset, "read", watched)
+    settings = Settings(epochs=1, batch_size=20, workers=1)
+    fit(network(), few(digits[0], 20), test_set, settings, RunFolder(tmp_path), quiet=True)
+    assert len(readers) == 1 and all(name.startswith("cupynn-batches") for name in readers)
 
 
 def test_learns_and_leaves_a_run_folder(tmp_path, digits, device):
