@@ -156,7 +156,7 @@ def read(name: str | os.PathLike) -> Recipe:
                 text = text.removeprefix(prefix)
             raise ValueError(f"{file}: {part}: {text}") from error
 
-    tables = checked("expected TOML", lambda: tomllib.loads(file.read_text(encoding="utf-8")))
+    tables = checked("expected TOML", lambda: tomllib.loads(file.read_text(encoding="utf-8-sig")))
     kinds = {"source": str, "network": dict, "data": dict, "settings": dict}
     for key, value in tables.items():
         if key not in kinds:

@@ -227,6 +227,12 @@ def test_what_is_no_recipe(tmp_path, old, new, message):
     assert text.startswith(f"{file}: ") and message in text and "\n" not in text
 
 
+def test_a_file_as_windows_editors_write_it(tmp_path):
+    """With a byte order mark, and two characters at the end of a line."""
+    (tmp_path / "own.toml").write_bytes(b"\xef\xbb\xbf" + GOOD.replace("\n", "\r\n").encode())
+    assert recipes.read(tmp_path / "own.toml").settings == Settings(epochs=3)
+
+
 def test_recipes_that_are_not_there(tmp_path):
     with pytest.raises(ValueError, match=r"there is no recipe 'whe/resnet21'; .* whe/resnet110_cifar100, "):
         recipes.read("whe/resnet21")
