@@ -44,6 +44,8 @@ class Descent:
         freeze(model, settings.frozen)
         if not any(parameter.requires_grad for parameter in model.parameters()):
             raise ValueError(f"fit: {type(model).__name__} has no parameter to train; frozen is {settings.frozen}")
+        if settings.product_decay:
+            product_norm(model)  # what it refuses, before anything is written
         self._gradients = GradientSum(model.parameters(), world)
         self._groups = plan(model, settings.groups, settings.weight_decay, settings.decay_biases)
         self._lr_factor = settings.lr_factor()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 import os
 import time
@@ -11,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from cupynn.data import Dataset, batches
+from cupynn.data import Batches, Dataset, batches
 from cupynn.device import default_device, manual_seed
 from cupynn.distributed import World, shard, synchronise_batch_norm
 from cupynn.nn import Module
@@ -108,6 +109,8 @@ class _Run:
         self.running = RunningScore()
         self.records: list[dict[str, Any]] = []
         self.saved = time.monotonic()  # the last checkpoint
+        steps = self._batches()
+        next(iter(dataclasses.replace(steps, order=steps.order[:1], workers=0)))  # errors before anything is written
 
     def begin(self, resume: bool) -> None:
         """Be where the newest checkpoint says, or at the start: rank 0 first, then the others."""
@@ -245,17 +248,7 @@ class _Run:
 
     def _steps(self, stop: StopRequest, watch: bool) -> None:
         settings, progress = self.settings, self.progress
-        steps = batches(
-            self.train_set,
-            settings.batch_size,
-            shuffle=True,
-            seed=settings.seed,
-            epoch=progress.epoch,
-            transform=settings.transforms(),
-            workers=settings.workers,
-            start=progress.step,
-        )
-        steps = shard(steps, self.world)
+        steps = self._batches()
         whole = progress.step + len(steps)
         training_mode(self.model)
         began = time.perf_counter() - progress.seconds
@@ -283,6 +276,21 @@ class _Run:
                     break
         self._need_finite()  # waits for the device
         progress.seconds = time.perf_counter() - began
+
+    def _batches(self) -> Batches:
+        """This rank's part of what is left of the epoch at hand."""
+        settings, progress = self.settings, self.progress
+        steps = batches(
+            self.train_set,
+            settings.batch_size,
+            shuffle=True,
+            seed=settings.seed,
+            epoch=progress.epoch,
+            transform=settings.transforms(),
+            workers=settings.workers,
+            start=progress.step,
+        )
+        return shard(steps, self.world)
 
     def _images(self) -> int:
         """How many images of the epoch at hand all ranks together have read."""

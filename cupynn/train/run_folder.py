@@ -24,7 +24,7 @@ CONFIG, METRICS, CURVES = "config.json", "metrics.jsonl", "curves.png"
 
 
 class RunFolder:
-    """A folder for one run, made if need be. It may hold several networks trained side by side, each under a name.
+    """A folder for one run, made if need be. It may hold several networks trained one after another, each under a name.
 
     config.json: settings, data, versions and device. metrics.jsonl: one line per epoch and network. NAME.safetensors:
     the weights of network NAME after its last epoch; the only network of a plain run is called "model". checkpoints/:

@@ -132,3 +132,20 @@ def test_a_warm_up_reaches_the_optimiser_batch_by_batch(tmp_path, monkeypatch):
 def test_transfer_settings_out_of_range(name, value):
     with pytest.raises(ValueError, match=f"Settings: {name} must be"):
         Settings(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (Settings(lighting=0.1), "Lighting: images must have shape"),
+        (Settings(product_decay=0.1), "product_norm: Sequential has no ExpandedConv2d"),
+        (Settings(frozen=("1",)), r"fit: Sequential has no parameter to train; frozen is \('1',\)"),
+    ],
+)
+def test_settings_that_do_not_fit_leave_the_folder_as_it_was(tmp_path, settings, message):
+    """So that the same folder can be named again."""
+    pixels = np.zeros((4, 1, 2, 2), np.uint8)
+    images = ArrayDataset(pixels, np.zeros(4, np.int64), ("0", "1"), "black", (0.5,), (0.5,))
+    with pytest.raises(ValueError, match=message):
+        fit(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), images, images, settings, RunFolder(tmp_path), quiet=True)
+    assert list(tmp_path.iterdir()) == []
