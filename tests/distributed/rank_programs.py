@@ -89,15 +89,17 @@ def train(world, batch_norm, bucket_bytes=512, steps=20):
 
 
 def normalised(world, relu, dtype):
-    """Synchronised batch norm of this rank's part of a batch far from zero: what it returns, gradients, statistics."""
+    """Synchronised batch norm of this rank's part of a batch far from zero, and a residual where there is ReLU: what it
+    returns, gradients, statistics."""
     rng = np.random.default_rng(8)
     x, grad = 100 + rng.standard_normal((2, 6, 5, 3, 4)).astype(dtype)
     grad -= 100
-    layer = distributed.synchronise_batch_norm(nn.BatchNorm2d(5).astype(compute_dtype(dtype)), world)
+    layer = distributed.synchronise_batch_norm(nn.BatchNorm2d(5).astype(compute_dtype(np.dtype(dtype))), world)
     layer.weight.data[...], layer.bias.data[...] = rng.uniform(0.5, 2, 5), rng.uniform(-1, 1, 5)
     first, last = {1: (0, 6), 2: (0, 4) if world.rank == 0 else (4, 6)}[world.size]  # parts of unequal size
     part = Tensor(x[first:last], requires_grad=True)
-    y = layer(part, relu=bool(int(relu)))
+    residual = Tensor(rng.standard_normal(x.shape).astype(dtype)[first:last], requires_grad=True)
+    y = layer(part, relu=True, residual=residual) if int(relu) else layer(part)
     y.backward(grad[first:last])
     sums = np.stack([layer.weight.grad, layer.bias.grad])
     world.sum(sums)
@@ -105,7 +107,8 @@ def normalised(world, relu, dtype):
     evaluated = layer.eval()(part).data
     counted = layer.num_batches_tracked
     shared = {"sums": sums, "statistics": statistics, "counted": counted}
-    return {"y": y.data, "dx": part.grad, "evaluated": evaluated, **shared}
+    dresidual = np.zeros_like(x)[first:last] if residual.grad is None else residual.grad
+    return {"y": y.data, "dx": part.grad, "dresidual": dresidual, "evaluated": evaluated, **shared}
 
 
 class SeqConvs(nn.Module):

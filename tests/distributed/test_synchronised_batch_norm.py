@@ -21,7 +21,7 @@ def test_two_ranks_normalise_as_one_does_the_whole_batch(ranks, relu, dtype):
     """Parts of 4 and 2 images; with one process the layer is the plain `BatchNorm2d`."""
     whole = rank_programs.normalised(World(), relu, dtype)
     parts = ranks(2, "normalised", relu, dtype)
-    for name in ("y", "dx", "evaluated"):
+    for name in ("y", "dx", "dresidual", "evaluated"):
         joined = np.concatenate([part[name] for part in parts])
         assert joined.dtype == dtype
         np.testing.assert_allclose(joined, whole[name], rtol=0, atol=TOLERANCE[dtype], err_msg=name)
