@@ -1,4 +1,4 @@
-"""Convolutions of SmallNet's and ResNets' shapes, forward and backward, beside their floor and PyTorch (oneDNN).
+"""Convolutions of SmallNet's, ResNets' and MobileNetV2's shapes, beside their floor and PyTorch (oneDNN).
 
 The floor counts a direct convolution's products. Winograd's method needs fewer and may take less time than it.
 """
@@ -33,6 +33,16 @@ SHAPES = {
     "ResNet-18 stage 2": (128, 128, 28, 3, 1, 1),
     "ResNet-18 stage 3": (256, 256, 14, 3, 1, 1),
     "ResNet-18 stage 4": (512, 512, 7, 3, 1, 1),
+    "MobileNetV2 32x32 expand": (24, 144, 32, 1, 1, 0),
+    "MobileNetV2 32x32 project": (144, 24, 32, 1, 1, 0),
+    "MobileNetV2 16x16 expand": (32, 192, 16, 1, 1, 0),
+    "MobileNetV2 16x16 project": (192, 32, 16, 1, 1, 0),
+    "MobileNetV2 8x8 expand": (96, 576, 8, 1, 1, 0),
+    "MobileNetV2 8x8 project": (576, 96, 8, 1, 1, 0),
+    "MobileNetV2 4x4 expand": (160, 960, 4, 1, 1, 0),
+    "MobileNetV2 4x4 project": (960, 320, 4, 1, 1, 0),
+    "ResNet-50 7x7 expand": (512, 2048, 7, 1, 1, 0),
+    "ResNet-50 to stage 2": (256, 512, 56, 1, 2, 0),
 }
 BAR = 1.3
 

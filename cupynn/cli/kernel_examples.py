@@ -6,6 +6,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from types import ModuleType
 
 import numpy as np
 
@@ -22,6 +23,7 @@ from cupynn.kernels import (
     depthwise,
     dropout,
     im2col,
+    pointwise,
     pool,
     runtime,
     sgd,
@@ -148,18 +150,28 @@ def _whe(normal: Normal) -> Example:
     return lambda: [whe.forward(x, *weights), *whe.backward(grad, x, *weights)]
 
 
-def _winograd(normal: Normal) -> Example:
-    x, w, bias, grad = normal(4, 32, 14, 14), normal(32, 32, 3, 3), normal(32), normal(4, 32, 14, 14)
-    g = conv.geometry(x.shape, w.shape, padding=1)
+def _method(normal: Normal, method: ModuleType, padding: int, *shapes: tuple[int, ...]) -> Example:
+    """One method of `conv`, given shapes of x, weight, bias and the output's gradient."""
+    x, w, bias, grad = (normal(*shape) for shape in shapes)
+    g = conv.geometry(x.shape, w.shape, padding=padding)
 
     def run() -> list[Array]:
         if not runtime.compiled_for(x):
-            y, gradients = conv.reference_forward(x, w, bias, padding=1), conv.reference_backward(grad, x, w, padding=1)
-            return [y, *gradients[:2]]
-        gradients = winograd.input_gradient(grad, w, g), winograd.weight_gradient(grad, x, w, g)
-        return [winograd.forward(x, w, bias, g), *gradients]
+            gradients = conv.reference_backward(grad, x, w, padding=padding)
+            return [conv.reference_forward(x, w, bias, padding=padding), *gradients[:2]]
+        dw = method.weight_gradient(grad, x, w, g)
+        dw = dw[0] if isinstance(dw, tuple) else dw
+        return [method.forward(x, w, bias, g), method.input_gradient(grad, w, g), dw]
 
     return run
+
+
+def _pointwise(normal: Normal) -> Example:
+    return _method(normal, pointwise, 0, (9, 40, 7, 7), (70, 40, 1, 1), (70,), (9, 70, 7, 7))
+
+
+def _winograd(normal: Normal) -> Example:
+    return _method(normal, winograd, 1, (4, 32, 14, 14), (32, 32, 3, 3), (32,), (4, 32, 14, 14))
 
 
 EXAMPLES: dict[str, Callable[[Normal], Example]] = {
@@ -172,6 +184,7 @@ EXAMPLES: dict[str, Callable[[Normal], Example]] = {
     "depthwise": _depthwise,
     "dropout": _dropout,
     "im2col": _im2col,
+    "pointwise": _pointwise,
     "pool": _pool,
     "sgd": _sgd,
     "whe": _whe,

@@ -197,6 +197,13 @@ template <typename T, int N> __device__ __forceinline__ Strip<T, N> in_register(
     return strip;
 }
 
+// Ask for the cache line of an address that will be read or written soon. A GPU hides the wait by other threads.
+template <typename T> __device__ __forceinline__ void prefetch(const T* address) {
+#ifdef CUPYNN_CPU
+    __builtin_prefetch(address);
+#endif
+}
+
 #if defined(CUPYNN_CPU) && !defined(CUPYNN_CHECKED) && !defined(__clang__)
 #define CUPYNN_FOLDS true  // g++ has __builtin_shuffle
 #else

@@ -84,3 +84,33 @@ __device__ void separate_lines(const T* __restrict__ lanes, S* __restrict__ to, 
       }
   }
 }
+
+// N strips of N elements, rows for columns: exchange blocks of DISTANCE, of DISTANCE / 2, ...
+template <int DISTANCE, typename T, int N> __device__ __forceinline__ void exchange(Strip<T, N> (&lines)[N]) {
+#if CUPYNN_FOLDS
+  typedef decltype(lines[0].part[0] < lines[0].part[0]) Index;
+  Index low, high;
+  for (int i = 0; i < N; i++) {
+    low[i] = i & DISTANCE ? N + i - DISTANCE : i;
+    high[i] = i & DISTANCE ? N + i : i + DISTANCE;
+  }
+  CUPYNN_UNROLL for (int i = 0; i < N; i++)
+    if (!(i & DISTANCE)) {
+      const auto a = lines[i].part[0], b = lines[i + DISTANCE].part[0];
+      lines[i].part[0] = __builtin_shuffle(a, b, low);
+      lines[i + DISTANCE].part[0] = __builtin_shuffle(a, b, high);
+    }
+#endif
+  if constexpr (DISTANCE > 1) exchange<DISTANCE / 2>(lines);
+}
+template <typename T, int N> __device__ __forceinline__ void transpose(Strip<T, N> (&lines)[N]) {
+  if constexpr (N == 1) return;
+  if constexpr (CUPYNN_FOLDS && Strip<T, N>::LANES == N) {
+    exchange<N / 2>(lines);
+  } else {
+    T lanes[N][N];
+    CUPYNN_UNROLL for (int i = 0; i < N; i++)
+      CUPYNN_UNROLL for (int k = 0; k < N; k++) lanes[k][i] = lines[i][k];
+    CUPYNN_UNROLL for (int i = 0; i < N; i++) lines[i] = Strip<T, N>::load(lanes[i]);
+  }
+}

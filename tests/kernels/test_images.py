@@ -42,7 +42,7 @@ def test_convolution_in_place(method, problem):
     (y, y_whole), (dx, dx_whole) = wider(rng, np.zeros(g.output_shape)), wider(rng, start)
     before = y_whole.copy(), dx_whole.copy()
     passes = ("forward", "input gradient", "weight gradient")
-    with patch.dict(conv.choices, {(which, g, x.dtype.char): method for which in passes}):
+    with patch.dict(conv.choices, {(which, g, x.dtype.char, False): method for which in passes}):
         assert conv.forward(view, w, None, **options, out=y) is y
         found = conv.backward(dview, view, w, **options, add_to=dx)
     assert found[0] is dx
