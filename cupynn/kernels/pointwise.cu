@@ -6,11 +6,11 @@
 //
 // Column j is a pixel of the output of one image. Columns are numbered through all images, so small images fill strips
 // together; where a strip of LANES columns lies is worked out once per block. Arrays are (N, C, H, W), weights
-// (O, C/groups, 1, 1), contiguous but for images, which lie `x_pitch`, `y_pitch` or `grad_pitch` elements apart.
+// (O, C/groups, 1, 1), contiguous but for images, which lie a pitch apart: an array may be some channels of a wider one.
 //
-// All three multiply a panel of STRIPS strips of one operand, staged in shared memory, by CHANNELS scalars of the other,
-// and keep CHANNELS x STRIPS strips of sums in registers: per term STRIPS loads and CHANNELS broadcasts serve
-// CHANNELS * STRIPS products. Strips are columns in `convolve` and, by transposing as they are staged, input channels in
+// All three multiply a panel of STRIPS strips of one operand, staged in shared memory, by CHANNELS scalars of the
+// other, and keep CHANNELS x STRIPS strips of sums in registers: per term STRIPS loads and CHANNELS broadcasts serve
+// CHANNELS * STRIPS products. Strips are columns in `convolve` and, by transposing as they are staged, channels in
 // `weight_gradient`, whose sums over columns then need no sum over lanes.
 //
 // Floor: read x and w once, write y once; N O OH OW C/groups multiply-adds.
@@ -28,11 +28,11 @@ struct Pixels {
 
 // What `pointwise.py` worked out for one pass of one shape.
 struct Plan {
-  Pixels read, other;         // the array that is staged in strips; the one that is written, or the gradient
-  int columns, plane, width;  // of the whole batch, of an image, of a row of it
-  int in_channels, out_channels;  // of one group: those that are read, and written or met by the gradient
-  int span;                   // columns of a block at once
-  int in_chunk, out_chunk;    // channels staged at once
+  Pixels read, other;             // the array that is staged as strips; the one that is written, or gives the scalars
+  int columns, plane, width;      // of the whole batch, of an image, of a row of it
+  int in_channels, out_channels;  // of these two arrays, in one group
+  int span;                       // columns of a block at once
+  int in_chunk, out_chunk;        // channels staged at once
 };
 
 // Where one strip of columns lies, from `address` on: one element if it is a run of neighbours, else one per column.
@@ -80,7 +80,8 @@ __device__ __forceinline__ Strip<T, LANES> take(const T* __restrict__ channel, c
 
 // The inverse: write them, or add them to what is there.
 template <typename T, int LANES>
-__device__ __forceinline__ void put(const T* __restrict__ lanes, T* __restrict__ channel, const Place& place, bool add) {
+__device__ __forceinline__ void put(const T* __restrict__ lanes, T* __restrict__ channel, const Place& place,
+                                    bool add) {
   if (place.together) {
     T* to = channel + place.address[0];
     const Strip<T, LANES> strip = Strip<T, LANES>::load(lanes);
@@ -109,11 +110,12 @@ __device__ __forceinline__ void multiply(const T* __restrict__ a, const T* __res
   }
 }
 
-// The weights as `convolve` reads them, packed[group][channel tile][read channel][CHANNELS], zeros for channels that fill
-// up the last tile. w is (groups out_channels, in_channels), or transposed (groups in_channels, out_channels).
+// The weights as `convolve` reads them, packed[group][channel tile][read channel][CHANNELS], zeros for channels that
+// fill up the last tile. w is (groups out_channels, in_channels), or transposed (groups in_channels, out_channels).
 // One block: one channel tile of one group. Grid (channel tiles, groups).
 template <typename T, int CHANNELS>
-__global__ void pack(const T* __restrict__ w, T* __restrict__ packed, int in_channels, int out_channels, int transposed) {
+__global__ void pack(const T* __restrict__ w, T* __restrict__ packed, int in_channels, int out_channels,
+                     int transposed) {
   const int out0 = blockIdx.x * CHANNELS, channels = at_most(CHANNELS, out_channels - out0);
   const long long out_pitch = transposed ? 1 : in_channels, in_pitch = transposed ? out_channels : 1;
   const T* from = w + (long long)blockIdx.y * out_channels * in_channels + out0 * out_pitch;
@@ -208,7 +210,16 @@ __global__ void convolve(const T* __restrict__ x, const T* __restrict__ weights,
   }
 }
 
-// dw of CHANNELS output channels and STRIPS strips of input channels, or of those outs x ins that exist.
+// Write the first `count` elements of a strip, or add them to what is there.
+template <typename T, int LANES>
+__device__ __forceinline__ void store_part(Strip<T, LANES> strip, T* __restrict__ to, int count, bool add) {
+  if (count >= LANES) return (add ? strip + Strip<T, LANES>::load(to) : strip).store(to);
+  T lanes[LANES];
+  strip.store(lanes);
+  for (int lane = 0; lane < count; lane++) to[lane] = lanes[lane] + (add ? to[lane] : T(0));
+}
+
+// dw of CHANNELS channels of the scalars and STRIPS strips of the vectors', or of those outs x ins that exist.
 template <typename T, int LANES, int STRIPS, int CHANNELS, int WIDE, int PITCH>
 __device__ void correlate_strips(const T* __restrict__ gradient, const T* __restrict__ panel, int columns,
                                  T* __restrict__ dw, int dw_pitch, int outs, int ins, bool add) {
@@ -218,16 +229,8 @@ __device__ void correlate_strips(const T* __restrict__ gradient, const T* __rest
   multiply<T, LANES, STRIPS, CHANNELS, WIDE, PITCH, 1>(gradient, panel, columns, sum);
   CUPYNN_UNROLL for (int o = 0; o < CHANNELS; o++)
     if (o < outs)
-      CUPYNN_UNROLL for (int s = 0; s < STRIPS; s++) {
-        T* to = dw + (long long)o * dw_pitch + s * LANES;
-        if (ins - s * LANES >= LANES) {
-          (add ? sum[o][s] + Strip<T, LANES>::load(to) : sum[o][s]).store(to);
-        } else {
-          T lanes[LANES];
-          sum[o][s].store(lanes);
-          for (int c = 0; c < ins - s * LANES; c++) to[c] = lanes[c] + (add ? to[c] : T(0));
-        }
-      }
+      CUPYNN_UNROLL for (int s = 0; s < STRIPS; s++)
+        store_part(sum[o][s], dw + (long long)o * dw_pitch + s * LANES, ins - s * LANES, add);
 }
 
 template <typename T, int LANES, int MOST, int CHANNELS, int WIDE, int PITCH, typename... Rest>
@@ -237,11 +240,13 @@ __device__ __forceinline__ void correlate_some(int strips, Rest... rest) {
   correlate_strips<T, LANES, MOST, CHANNELS, WIDE, PITCH>(rest...);
 }
 
-// partial[block]: dw (o, c), then dbias (o), summed over the spans of COLUMNS columns of one block; `reduce` of conv.cu
-// adds the blocks up, in their order. Grid (blocks, groups x input chunks x output chunks).
+// partial[block]: dw (scalars' channel, vectors' channel), then dbias (o), summed over the spans of COLUMNS columns of
+// one block; `reduce` of conv.cu adds the blocks up, in their order. Either x or the gradient is the vectors, whose
+// channels become lanes: the gradient with `bias_of_vectors`. Grid (blocks, groups x chunks of in_ x of out_channels).
 template <typename T, int LANES, int STRIPS, int CHANNELS, int COLUMNS>
-__global__ void weight_gradient(const T* __restrict__ x, const T* __restrict__ grad, T* __restrict__ partial,
-                                const int* __restrict__ plan, long long x_pitch, long long grad_pitch) {
+__global__ void weight_gradient(const T* __restrict__ vectors, const T* __restrict__ scalars, T* __restrict__ partial,
+                                const int* __restrict__ plan, long long vectors_pitch, long long scalars_pitch,
+                                bool bias_of_vectors) {
   extern __shared__ unsigned char shared_memory[];
   const Plan& p = *(const Plan*)plan;
   constexpr int WIDE = STRIPS * LANES, PITCH = COLUMNS + LANES;  // no power of two, whose rows would share cache lines
@@ -251,52 +256,55 @@ __global__ void weight_gradient(const T* __restrict__ x, const T* __restrict__ g
   const int ins = at_most(p.in_chunk, p.in_channels - in0), outs = at_most(p.out_chunk, p.out_channels - out0);
   const int in_strips = divide_up(ins, LANES), panels = divide_up(in_strips, STRIPS);
   const int channel_tiles = divide_up(outs, CHANNELS);
-  T* gradient = register_pointer((T*)shared_memory);
-  T* tile = gradient + p.out_chunk * PITCH;
-  long long* x_address = (long long*)(tile + p.in_chunk * COLUMNS);
-  long long* grad_address = x_address + COLUMNS;
-  bool* x_together = (bool*)(grad_address + COLUMNS);
-  bool* grad_together = x_together + COLUMNS / LANES;
+  T* rows = register_pointer((T*)shared_memory);
+  T* tile = rows + p.out_chunk * PITCH;
+  long long* vectors_address = (long long*)(tile + p.in_chunk * COLUMNS);
+  long long* scalars_address = vectors_address + COLUMNS;
+  bool* vectors_together = (bool*)(scalars_address + COLUMNS);
+  bool* scalars_together = vectors_together + COLUMNS / LANES;
 
   const int spans = divide_up(p.columns, COLUMNS), share = divide_up(spans, gridDim.x);
   const int begin = blockIdx.x * share, end = at_most(spans, begin + share);
-  const long long out_channels = (long long)groups * p.out_channels;
-  T* dw = partial + blockIdx.x * out_channels * (p.in_channels + 1);
-  T* dbias = dw + out_channels * p.in_channels + group * p.out_channels + out0;
-  dw += ((long long)group * p.out_channels + out0) * p.in_channels + in0;
-  x += ((long long)group * p.in_channels + in0) * p.read.plane;
-  grad += ((long long)group * p.out_channels + out0) * p.other.plane;
+  const long long weights = (long long)groups * p.out_channels * p.in_channels;
+  const int in_first = group * p.in_channels + in0, out_first = group * p.out_channels + out0;
+  T* block_partial = partial + blockIdx.x * (weights + groups * (bias_of_vectors ? p.in_channels : p.out_channels));
+  T* dw = block_partial + (long long)out_first * p.in_channels + in0;
+  T* dbias = block_partial + weights + (bias_of_vectors ? in_first : out_first);
+  vectors += (long long)in_first * p.read.plane;
+  scalars += (long long)out_first * p.other.plane;
 
   for (int span = begin; span < end; span++) {
     const int column0 = span * COLUMNS, columns = at_most(COLUMNS, p.columns - column0);
     const int strips = divide_up(columns, LANES), ahead = divide_up(AHEAD, strips);
     const bool add = span > begin;
     __syncthreads();
-    locate<LANES>(p, p.read, x_pitch, column0, columns, x_address, x_together);
-    locate<LANES>(p, p.other, grad_pitch, column0, columns, grad_address, grad_together);
+    locate<LANES>(p, p.read, vectors_pitch, column0, columns, vectors_address, vectors_together);
+    locate<LANES>(p, p.other, scalars_pitch, column0, columns, scalars_address, scalars_together);
     __syncthreads();
     for (int task = threadIdx.x; task < channel_tiles * CHANNELS * strips; task += blockDim.x) {
       const int o = task / strips, strip = task % strips;
-      if (o + ahead < outs) prefetch(grad + (long long)(o + ahead) * p.other.plane + grad_address[strip * LANES]);
-      Place place = place_of<LANES>(grad_address, grad_together, strip, columns);
+      const T* from = scalars + (long long)o * p.other.plane;
+      Place place = place_of<LANES>(scalars_address, scalars_together, strip, columns);
+      if (o + ahead < outs) prefetch(from + (long long)ahead * p.other.plane + place.address[0]);
       if (o >= outs) place = {place.address, 0, false};
-      take<T, LANES>(grad + (long long)o * p.other.plane, place).store(gradient + o * PITCH + strip * LANES);
+      take<T, LANES>(from, place).store(rows + o * PITCH + strip * LANES);
     }
     for (int task = threadIdx.x; task < in_strips * strips; task += blockDim.x) {
       const int in_strip = task / strips, strip = task % strips;
-      const Place place = place_of<LANES>(x_address, x_together, strip, columns);
-      const T* from = x + (long long)in_strip * LANES * p.read.plane;
-      const int left = ins - in_strip * LANES, channels = at_most(LANES, left), next = divide_up(ahead, LANES) * LANES;
+      const T* from = vectors + (long long)in_strip * LANES * p.read.plane;
+      const Place place = place_of<LANES>(vectors_address, vectors_together, strip, columns);
+      const int left = ins - in_strip * LANES, next = divide_up(ahead, LANES) * LANES;
       for (int l = 0; l < at_most(LANES, left - next); l++)
         prefetch(from + (long long)(l + next) * p.read.plane + place.address[0]);
       Strip<T, LANES> lines[LANES];
-      if (place.together && channels == LANES) {
+      if (place.together) {
         CUPYNN_UNROLL for (int l = 0; l < LANES; l++)
-          lines[l] = Strip<T, LANES>::load(from + (long long)l * p.read.plane + place.address[0]);
+          lines[l] = l < left ? Strip<T, LANES>::load(from + (long long)l * p.read.plane + place.address[0])
+                              : Strip<T, LANES>::broadcast(T(0));
       } else {
         T lanes[LANES][LANES];
         for (int l = 0; l < LANES; l++)
-          take<T, LANES>(from + (long long)l * p.read.plane, l < channels ? place : Place{place.address, 0, false})
+          take<T, LANES>(from + (long long)l * p.read.plane, l < left ? place : Place{place.address, 0, false})
               .store(lanes[l]);
         CUPYNN_UNROLL for (int l = 0; l < LANES; l++) lines[l] = Strip<T, LANES>::load(lanes[l]);
       }
@@ -308,13 +316,23 @@ __global__ void weight_gradient(const T* __restrict__ x, const T* __restrict__ g
     for (int task = threadIdx.x; task < channel_tiles * panels; task += blockDim.x) {
       const int panel = task % panels, o = task / panels * CHANNELS;
       correlate_some<T, LANES, STRIPS, CHANNELS, WIDE, PITCH>(
-          at_most(STRIPS, in_strips - panel * STRIPS), gradient + o * PITCH, tile + panel * COLUMNS * WIDE, columns,
+          at_most(STRIPS, in_strips - panel * STRIPS), rows + o * PITCH, tile + panel * COLUMNS * WIDE, columns,
           dw + (long long)o * p.in_channels + panel * WIDE, p.in_channels, outs - o, ins - panel * WIDE, add);
     }
-    if (in0 == 0)
+    if (bias_of_vectors && out0 == 0)
+      for (int in_strip = threadIdx.x; in_strip < in_strips; in_strip += blockDim.x) {
+        const T* from = tile + in_strip / STRIPS * COLUMNS * WIDE + in_strip % STRIPS * LANES;
+        Strip<T, LANES> even = Strip<T, LANES>::broadcast(T(0)), odd = even;  // two sums: each waits for itself
+        for (int k = 0; k < strips * LANES; k += 2) {
+          even = even + Strip<T, LANES>::load(from + k * WIDE);
+          odd = odd + Strip<T, LANES>::load(from + (k + 1) * WIDE);
+        }
+        store_part(even + odd, dbias + in_strip * LANES, ins - in_strip * LANES, add);
+      }
+    if (!bias_of_vectors && in0 == 0)
       for (int o = threadIdx.x; o < outs; o += blockDim.x) {
-        Strip<T, LANES> sum = Strip<T, LANES>::broadcast(T(0));
-        for (int k = 0; k < strips; k++) sum = sum + Strip<T, LANES>::load(gradient + o * PITCH + k * LANES);
+        Strip<T, LANES> sum = Strip<T, LANES>::load(rows + o * PITCH);
+        for (int k = 1; k < strips; k++) sum = sum + Strip<T, LANES>::load(rows + o * PITCH + k * LANES);
         dbias[o] = sum.sum() + (add ? dbias[o] : T(0));
       }
   }

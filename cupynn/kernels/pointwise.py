@@ -33,13 +33,13 @@ class Target(NamedTuple):
 
 
 def target(vector_bytes: int, itemsize: int, gpu: bool, threads: int) -> Target:
-    """The one table of constants. Sums take 24 of a CPU's 32, or 8 of 16, vector registers."""
+    """The one table of constants. Sums take 24 of a CPU's 32, or 12 of 16, vector registers."""
     lanes = vector_bytes // itemsize
     if gpu:
         return Target(lanes, ((1, 8),), threads, columns=64, shared_bytes=40 << 10, blocks=128)
     if vector_bytes == 64:
         return Target(lanes, ((4, 6), (3, 8)), threads, columns=256, shared_bytes=512 << 10, blocks=16)
-    return Target(lanes, ((2, 4),), threads, columns=128, shared_bytes=192 << 10, blocks=16)
+    return Target(lanes, ((2, 6), (3, 4)), threads, columns=128, shared_bytes=192 << 10, blocks=16)
 
 
 class Plan(NamedTuple):
@@ -81,15 +81,20 @@ def weight_gradient(grad: Array, x: Array, w: Array, g) -> tuple[Array, Array]:
     partial = xp.empty((plan.blocks, w.size + g.o), x.dtype)
     strips, channels = plan.tile
     kernel = f"weight_gradient<{name}, {t.lanes}, {strips}, {channels}, {t.columns}>"
-    (x, x_pitch), (grad, grad_pitch) = span(x), span(grad)
-    grid, args = (plan.blocks, plan.chunks), (x, grad, partial, plan.data, x_pitch, grad_pitch)
+    by_output = _output_lanes(g, t)
+    (vectors, vectors_pitch), (scalars, scalars_pitch) = map(span, (grad, x) if by_output else (x, grad))
+    args = (vectors, scalars, partial, plan.data, vectors_pitch, scalars_pitch, by_output)
+    grid = plan.blocks, plan.chunks
     runtime.launch("pointwise", kernel, grid, t.threads, args, plan.shared_bytes, outputs=(partial,))
     total = partial[0]
     if plan.blocks > 1:
         total, share = xp.empty(w.size + g.o, x.dtype), 1024
         args = (partial, total, total.size, plan.blocks, share)
         runtime.launch("conv", f"reduce<{name}>", -(-total.size // share), t.threads, args, outputs=(total,))
-    return total[: w.size].reshape(w.shape), total[w.size :]
+    dw, dbias = total[: w.size], total[w.size :]
+    if by_output:
+        dw = xp.ascontiguousarray(dw.reshape(g.groups, g.c_group, g.o_group).swapaxes(1, 2))
+    return dw.reshape(w.shape), dbias
 
 
 def instantiations() -> list[str]:
@@ -121,6 +126,11 @@ def _convolve(
     runtime.launch("pointwise", kernel, grid, t.threads, args, plan.shared_bytes, outputs, touches)
 
 
+def _output_lanes(g, t: Target) -> bool:
+    """Whether the lanes of `weight_gradient` are output channels: few input channels would leave many of them empty."""
+    return g.c_group < min(2 * t.lanes, g.o_group)
+
+
 def _target(x: Array) -> Target:
     return target(runtime.vector_bytes(x), x.dtype.itemsize, runtime.is_gpu(x), runtime.threads(x, gpu=128))
 
@@ -137,6 +147,8 @@ def _make_plan(g, t: Target, itemsize: int, which: str, device: int | None) -> P
     output = g.oh * g.ow, g.ow, 1
     ins, outs, pixels = g.c_group, g.o_group, (image, output)
     if which == "input gradient":
+        ins, outs, pixels = outs, ins, (output, image)
+    elif which == "weight gradient" and _output_lanes(g, t):
         ins, outs, pixels = outs, ins, (output, image)
     tile = strips, channels = t.tile(outs)
     wide = strips * t.lanes
