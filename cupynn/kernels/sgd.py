@@ -148,5 +148,8 @@ def cost(size: int, itemsize: int = 4, momentum: bool = True) -> tuple[int, int]
 def instantiations() -> list[str]:
     """Every kernel that may be launched on a GPU."""
     return [
-        f"step<{t}, {flags}>" for t in ("float", "double") for flags in ("false, false", "true, false", "true, true")
+        f"{kernel}<{t}, {flags}>"
+        for kernel in ("step", "step_many")
+        for t in ("float", "double")
+        for flags in ("false, false", "true, false", "true, true")
     ]

@@ -335,7 +335,7 @@ __global__ void reduce(const T* __restrict__ partial, const T* __restrict__ a, c
                        T* __restrict__ dc, T* __restrict__ dd, int weights, int parts) {
     constexpr int SUMS = sums_of(F);
     const int first = (blockIdx.x * blockDim.x + threadIdx.x) * LANES;
-    const int lanes = weights - first < LANES ? weights - first : LANES;
+    const int lanes = LANES == 1 ? first < weights : weights - first < LANES ? weights - first : LANES;
     T sums[SUMS][LANES] = {};
     for (int part = 0; part < parts; part++)
         CUPYNN_UNROLL

@@ -1,69 +1,85 @@
-"""Every kernel compiles to machine code for GPUs, on a computer without one, and spills no register.
+"""Every kernel compiles to machine code for GPUs, on a computer without one, and what it takes of a GPU is bounded."""
 
-Driven through `cupy.cuda.nvrtc`, because CuPy's own compile functions ask the device for its architecture.
-"""
-
-import importlib
 import pathlib
 import re
 
 import pytest
 
-from cupynn.kernels.runtime import build, gpu
+from cupynn.kernels import launches
+from cupynn.kernels.runtime import KernelCompileError, nvrtc
+from cupynn.kernels.runtime.occupancy import occupancy
 
-nvrtc = pytest.importorskip("cupy", reason="CuPy is not installed").cuda.nvrtc
+pytest.importorskip("cupy", reason="CuPy is not installed")
 
-ARCHITECTURES = ("sm_70", "sm_80", "sm_90")
+ARCHITECTURES = (70, 80, 90)
 MOST_REGISTERS = 255  # what a thread can have on all three
-KERNELS = sorted(path.stem for path in build.KERNELS.glob("*.cu"))
+KERNELS = nvrtc.kernel_names()
+
+# Bytes of local memory, of instantiations whose name begins so; all others have none.
+STACK = {
+    "conv.convolve<": (16, "a strip's lanes, where they are scattered; `put_lanes` is not inlined, to compile in time"),
+    "whe.forward<float, 0": (128, "a group of any size up to 32: arrays of 32 channels with an index not known before"),
+    "whe.forward<double, 0": (256, "the same"),
+    "whe.backward<float, 0": (256, "the same, of channels and of their gradients"),
+    "whe.backward<double, 0": (512, "the same"),
+}
+
+# Least occupancy, likewise; of all others 0.5. Those of 7.0, which has 96 KB of shared memory, are the lowest.
+OCCUPANCY = {
+    "contract.multiply<": (0.25, "4 x 4 strips of sums in registers, 40 KB of factors in shared memory"),
+    "conv.convolve<": (0.125, "eight strips of sums in registers, 40 KB of images in shared memory"),
+    "conv.weight_gradient<": (0.125, "24 strips of sums in registers, 40 KB of images in shared memory"),
+    "depthwise.convolve<": (0.125, "four rows of sums and, of 7x7, seven rows of weights in registers"),
+    "depthwise.weight_gradient<": (0.125, "up to 25 sums in registers, as many per thread in shared memory"),
+    "depthwise.weight_gradient<double": (0.06, "the same, twice as wide"),
+    "depthwise.weight_gradient<float, 1, 0": (0.09, "9x9 sums of each thread in shared memory"),
+    "depthwise.weight_gradient<double, 1, 0": (0.03, "the same: 32 KB for one warp"),
+    "whe.forward<": (0.125, "strips of a whole group of channels in registers"),
+    "whe.forward<double, 0": (0.04, "the weights of a group of 32 in shared memory: 32 KB"),
+    "whe.backward<": (0.125, "strips of a group in registers, tiles of it in shared memory"),
+    "whe.backward<float, 0": (0.06, "weights and tiles of a group of 32 in shared memory: 33 KB"),
+    "whe.backward<double, 0": (0.015, "the same: 50 KB for one warp"),
+    "winograd.convolve<": (0.125, "4 x 4 strips of sums in registers, 36 KB of transformed tiles in shared memory"),
+    "winograd.weight_gradient<": (0.125, "the same, 31 KB"),
+    "winograd.weight_gradient<double": (0.06, "the same, 62 KB"),
+}
 
 
-def compile_for(architecture: str, source: str, name: str, expressions: list[str]) -> dict[str, dict[str, int]]:
-    """Compile to a cubin; what the assembler says of each kernel: registers, stack, spill_stores, spill_loads."""
-    program = nvrtc.createProgram(source, name, [], [])
-    try:
-        for expression in expressions:
-            nvrtc.addNameExpression(program, expression)
-        options = [*gpu.OPTIONS, f"-arch={architecture}", "--ptxas-options=-v"]
-        try:
-            nvrtc.compileProgram(program, options)
-        except nvrtc.NVRTCError:
-            pytest.fail(f"{name} for {architecture}:\n{nvrtc.getProgramLog(program)}")
-        assert nvrtc.getCUBIN(program)[:4] == b"\x7fELF"
-        log = nvrtc.getProgramLog(program)
-        lowered = {nvrtc.getLoweredName(program, expression): expression for expression in expressions}
-    finally:
-        nvrtc.destroyProgram(program)
-    report = {}
-    for part in log.split("Compiling entry function '")[1:]:
-        found = re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", part)
-        registers = re.search(r"Used (\d+) registers", part)
-        keys = ("stack", "spill_stores", "spill_loads", "registers")
-        numbers = map(int, (*found.groups(), registers.group(1)))
-        report[lowered[part.partition("'")[0]]] = dict(zip(keys, numbers, strict=True))
-    assert report.keys() == set(expressions), log
-    return report
+def allowed(table, kernel, otherwise):
+    """The entry of the longest key that the kernel's name begins with."""
+    keys = [key for key in table if kernel.startswith(key)]
+    return table[max(keys, key=len)][0] if keys else otherwise
 
 
 def test_every_kernel_file_is_tested():
     assert KERNELS
-    for name in KERNELS:
-        assert importlib.import_module(f"cupynn.kernels.{name}").instantiations()
+    assert all(nvrtc.instantiations(name) for name in KERNELS)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("name", KERNELS)
-def test_compiles_without_spills(name, architecture):
-    source = (build.KERNELS / f"{name}.cu").read_text()
-    expressions = importlib.import_module(f"cupynn.kernels.{name}").instantiations()
+def test_what_a_kernel_takes_of_a_gpu(name, architecture):
+    expressions = nvrtc.instantiations(name)
     # Kernels of 16 bits differ from those of float in loads and stores: each is compiled for one of the architectures.
     narrow = [expression for expression in expressions if "Half" in expression or "BFloat16" in expression]
     share = narrow[ARCHITECTURES.index(architecture) :: len(ARCHITECTURES)]
     expressions = [expression for expression in expressions if expression not in narrow] + share
-    for expression, figures in compile_for(architecture, source, f"{name}.cu", expressions).items():
-        print(f"{architecture} {name}.cu {expression}: {figures}")
-        assert figures["spill_stores"] == figures["spill_loads"] == 0, f"{expression} for {architecture}: {figures}"
-        assert figures["registers"] <= MOST_REGISTERS
+    for expression, figures in nvrtc.compile_kernel(name, architecture, expressions).items():
+        kernel = f"{name}.{expression}"
+        launch = launches.typical(name, expression)
+        share = occupancy(architecture, figures.registers, figures.shared + launch.shared, launch.threads)
+        what = f"{kernel} for {architecture}: {figures}, occupancy {share:.3f} of {launch}"
+        print(what)
+        assert figures.spill_stores == figures.spill_loads == 0, what
+        assert figures.registers <= MOST_REGISTERS, what
+        assert figures.stack <= allowed(STACK, kernel, 0), what
+        assert share >= allowed(OCCUPANCY, kernel, 0.5), what
+
+
+@pytest.mark.parametrize("table", [STACK, OCCUPANCY])
+def test_every_exception_is_of_a_kernel(table):
+    kernels = [f"{name}.{expression}" for name in KERNELS for expression in nvrtc.instantiations(name)]
+    assert not [key for key in table if not any(kernel.startswith(key) for kernel in kernels)]
 
 
 def test_the_runtimes_test_kernels_are_plain_cuda():
@@ -72,19 +88,29 @@ def test_the_runtimes_test_kernels_are_plain_cuda():
     plain = re.findall(r"^__global__ void (?!_)(\w+)\(", source, re.MULTILINE)
     expressions = [*plain, "affine<double>", "reverse_rows<float>", "block_reductions<float>", "shuffles<double>"]
     expressions += ["atomics<float>", "integer_atomics<unsigned long long>", "strips<float, 16>"]
-    compile_for("sm_80", source, "vocabulary.cu", expressions)
+    assert [*nvrtc.compile_source(source, "vocabulary.cu", 80, expressions)] == expressions
 
 
-def test_the_compiler_finds_spills():
+def test_the_compiler_finds_spills_and_shared_memory():
     """The figures above can fail: 300 live values do not fit in 255 registers."""
     source = """
     extern "C" __global__ void many(const float* x, float* y) {
+        __shared__ float staged[100];
+        staged[threadIdx.x % 100] = x[threadIdx.x];
         float v[300];
         #pragma unroll
         for (int i = 0; i < 300; ++i) v[i] = x[i * blockDim.x + threadIdx.x];
         __syncthreads();
         #pragma unroll
-        for (int i = 0; i < 300; ++i) y[i * blockDim.x + threadIdx.x] = v[299 - i] * v[i];
+        for (int i = 0; i < 300; ++i) y[i * blockDim.x + threadIdx.x] = v[299 - i] * v[i] + staged[i / 3];
     }"""
-    figures = compile_for("sm_80", source, "many.cu", ["many"])["many"]
-    assert figures["spill_stores"] > 0 and figures["spill_loads"] > 0
+    figures = nvrtc.compile_source(source, "many.cu", 80, ["many"])["many"]
+    assert figures.spill_stores > 0 and figures.spill_loads > 0 and figures.stack > 0
+    assert figures.registers == 255 and figures.shared == 400
+
+
+def test_a_refused_source_and_an_unknown_architecture():
+    with pytest.raises(KernelCompileError, match=r"(?s)bad.cu: NVRTC refused it for architecture 80.*undefined"):
+        nvrtc.compile_source("__global__ void k(int* x) { x[0] = y; }", "bad.cu", 80, ["k"])
+    with pytest.raises(KernelCompileError, match=r"knows no architecture 35; it knows .*90"):
+        nvrtc.compile_source("", "none.cu", 35, [])

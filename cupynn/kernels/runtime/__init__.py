@@ -2,7 +2,8 @@
 
 Read in this order: `dispatch.py` (what the kernels call), `cpu.py` and `launcher.h` (a launch on the CPU),
 `cuda_on_cpu.h` (how CUDA maps to a CPU), `block_on_cpu.h` and `fibers.h` (barriers and warps), `gpu.py`, `build.py`
-(compiler and cache), `checked.py` and `checker.cpp` (the kernels' race and bounds checker).
+(compiler and cache), `checked.py` and `checker.cpp` (the kernels' race and bounds checker), `nvrtc.py` and
+`occupancy.py` (what a kernel takes of a GPU, found without one).
 """
 
 from .blas import multiply, product
