@@ -1,6 +1,7 @@
 # make demo   train, contract, prove, compare on handwritten digits; on a GPU where there is one; MODEL=cifar_resnet for
 #             another network of `cupynn models`
-# make test   lint and the whole test suite; make test-modes runs it with references and under the checker
+# make test   lint and the whole test suite; make test-modes runs it with references, under the checker, and
+#             what needs a GPU on a stand-in for one
 # Both make .venv and install what they need. Another Python: make demo PYTHON=python3.12
 PYTHON ?= python3
 VENV := .venv
@@ -19,6 +20,9 @@ test: $(VENV)/installed-dev lint
 test-modes: $(VENV)/installed-dev
 	CUPYNN_KERNELS=reference $(BIN)/python -m pytest -n auto
 	CUPYNN_KERNELS=checked $(BIN)/python -m pytest -n auto tests/kernels tests/ops tests/nn tests/reparam
+	@# The tests that need a GPU, on a stand-in for CuPy that runs every launch under the checker with a GPU's blocks.
+	PYTHONPATH=tests/kernels/gpu $(BIN)/python -m pytest -n auto -p fake_gpu -m gpu tests/autograd tests/kernels \
+	  tests/ops tests/nn tests/optim
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

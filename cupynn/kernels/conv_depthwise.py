@@ -148,6 +148,7 @@ def _make_plan(g, which, itemsize, lanes, threads, gpu, device):
     while gpu and across * down > 1 and sums * across * down > table["tile_bytes"]:
         across, down = (across, down // 2) if down > 1 else (across // 2, down)
     teams = max(1, threads // across // down) if sums * threads <= table["tile_bytes"] or not gpu else 1
+    teams = min(teams, 64)  # a GPU takes no more threads along a block's third axis
     while teams > 1 and teams * tile_of(band) * itemsize > table["tile_bytes"]:
         teams //= 2
 

@@ -6,7 +6,8 @@
 //   backward:  dlogits[n, k] = (probabilities[n, k] - (k == targets[n])) * grad / rows
 //
 // A block takes rows blockIdx.x, blockIdx.x + gridDim.x, ...; its threads share a row's classes. The sums have a fixed
-// order. A NaN among the logits makes its row's exponentials NaN, whatever the maximum, and so the loss.
+// order. A NaN among the logits makes its row's exponentials NaN, whatever the maximum, and so the loss. A target outside
+// 0 .. classes - 1 makes NaN of its row's loss and gradients; nothing is read there.
 //
 // Floor, per logit: forward 1 read, 1 write, 5 operations and an exp; backward 1 read, 1 write, 2 operations.
 #include "cupynn.cuh"
@@ -62,6 +63,8 @@ __device__ __forceinline__ float exponential(float x) {
     return x < -87.3f ? 0.0f : p * power;
 }
 
+__device__ __forceinline__ bool is_class(long long target, int classes) { return target >= 0 && target < classes; }
+
 template <typename T>
 __global__ void forward(const T* __restrict__ logits, const long long* __restrict__ targets, T* __restrict__ row_loss,
                         T* __restrict__ probabilities, int rows, int classes) {
@@ -80,7 +83,8 @@ __global__ void forward(const T* __restrict__ logits, const long long* __restric
         sum = block_reduce<Sum>(sum);
         STRIP_LOOP
         for (int k = threadIdx.x; k < classes; k += blockDim.x) out[k] /= sum;
-        if (threadIdx.x == 0) row_loss[n] = log(sum) - (row[targets[n]] - largest);
+        if (threadIdx.x == 0)
+            row_loss[n] = is_class(targets[n], classes) ? log(sum) - (row[targets[n]] - largest) : T(0) / T(0);
     }
 }
 
@@ -95,11 +99,12 @@ template <typename T> __global__ void mean(const T* __restrict__ row_loss, T* __
 template <typename T>
 __global__ void backward(const T* __restrict__ grad, const T* __restrict__ probabilities,
                          const long long* __restrict__ targets, T* __restrict__ dlogits, int rows, int classes) {
-    const T scale = grad[0] / T(rows);
+    const T share = grad[0] / T(rows);
     for (int n = blockIdx.x; n < rows; n += gridDim.x) {
         const T* row = probabilities + (long long)n * classes;
         T* out = dlogits + (long long)n * classes;
         const int target = int(targets[n]);
+        const T scale = is_class(targets[n], classes) ? share : T(0) / T(0);
         STRIP_LOOP
         for (int k = threadIdx.x; k < classes; k += blockDim.x) out[k] = (row[k] - T(k == target)) * scale;
     }

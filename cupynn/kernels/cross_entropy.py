@@ -17,10 +17,14 @@ def forward(logits: Array, targets: Array) -> tuple[Array, Array]:
     """(loss, probabilities): the mean loss, shape (), and softmax(logits), (N, K), which `backward` needs.
 
     Raises ValueError for an empty batch (its mean is not defined), for shapes that do not fit and for a target
-    outside [0, K); TypeError for targets that are not integers.
+    outside [0, K); TypeError for targets that are not integers. Targets that lie on a GPU are not looked at, since the
+    host would wait for the device: one outside [0, K) makes the loss and its row's gradient NaN.
     """
     _check(logits, targets)
-    if not runtime.compiled_for(logits):
+    compiled = runtime.compiled_for(logits)
+    if not (compiled and runtime.is_gpu(targets)):
+        check_range(targets, logits.shape[1])
+    if not compiled:
         return reference_forward(logits, targets)
     xp = xp_of(logits)
     logits, targets = xp.ascontiguousarray(logits), xp.ascontiguousarray(targets, dtype=np.int64)
@@ -43,7 +47,7 @@ def forward(logits: Array, targets: Array) -> tuple[Array, Array]:
 def backward(grad: Array, probabilities: Array, targets: Array) -> Array:
     """dlogits = grad * (probabilities - onehot(targets)) / N, with `grad` of shape () on the probabilities' device.
 
-    The targets are those that `forward` has checked.
+    The targets are those that `forward` was given.
     """
     if not runtime.compiled_for(probabilities):
         return reference_backward(grad, probabilities, targets)
@@ -105,12 +109,16 @@ def _check(logits, targets):
         raise ValueError(f"cross_entropy: logits must have shape (N, K) with N, K >= 1; they have shape {logits.shape}")
     if targets.dtype.kind not in "iu":
         raise TypeError(f"cross_entropy: targets must be integers; they are {targets.dtype}")
-    rows, classes = logits.shape
+    rows = len(logits)
     if targets.shape != (rows,):
         raise ValueError(
             f"cross_entropy: logits have shape {logits.shape}, so targets need shape ({rows},); "
             f"they have shape {targets.shape}"
         )
+
+
+def check_range(targets: Array, classes: int) -> None:
+    """Raise ValueError for a target outside [0, classes)."""
     outside = (targets < 0) | (targets >= classes)
     if outside.any():
         row = int(outside.argmax())

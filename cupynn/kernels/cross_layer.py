@@ -76,8 +76,9 @@ def backward(
     gpu, lanes, threads = runtime.is_gpu(x), _lanes(x), runtime.threads(like=x, gpu=64)
     inputs, grad, weight, mean = _contiguous(*inputs), *_contiguous(grad, weight, mean)
     chunk = (GPU if gpu else CPU)["chunk"]
-    # As many neighbouring channels of an image as stay in the first cache, and their sums in the second.
-    group = 1 if gpu else max(1, min(c, 4096 // plane, 1024 // (layers + 1)))
+    # As many neighbouring channels of an image as stay in the first cache, and their sums in the second; on a GPU one,
+    # or as many as keep within a grid's second axis.
+    group = -(-c // 65535) if gpu else max(1, min(c, 4096 // plane, 1024 // (layers + 1)))
     images = min(n, max(1, chunk // (plane * group)))
     grid = (-(-n // images), -(-c // group))
     across = min(threads, 1 << (-(-plane // lanes) - 1).bit_length())

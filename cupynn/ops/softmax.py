@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from cupynn.autograd import Function, widened
 from cupynn.device import wide, xp_of
 from cupynn.kernels import cross_entropy as kernel
@@ -43,6 +45,8 @@ class CrossEntropy(Function):
     """loss = -(1/N) sum_n log softmax(logits[n])[targets[n]]."""
 
     def forward(self, logits, targets):
+        if isinstance(targets, np.ndarray) and logits.ndim == 2:  # now: once they are on a GPU the host would wait
+            kernel.check_range(targets, logits.shape[1])
         targets = xp_of(logits).array(targets)  # a copy, since a loader may fill its array anew before backward
         loss, probabilities = kernel.forward(logits, targets)
         self.save(probabilities, targets)
@@ -70,7 +74,7 @@ def cross_entropy(logits, targets, label_smoothing=0.0):
 
     Logits of float16 or bfloat16 are made float32 first, and so is the loss.
     Returns a scalar. Raises ValueError for shapes or targets that do not fit and for a share outside 0 .. 1,
-    TypeError for targets that are no integers.
+    TypeError for targets that are no integers. A wrong target that already lies on a GPU makes the loss NaN instead.
     """
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"cross_entropy: label_smoothing must lie in 0..1; got {label_smoothing!r}")

@@ -53,6 +53,7 @@ class ndarray:
     size = property(lambda self: self._host.size)
     itemsize = property(lambda self: self._host.itemsize)
     nbytes = property(lambda self: self._host.nbytes)
+    base = property(lambda self: wrap(self._host.base))
     T = property(lambda self: wrap(self._host.T))
     data = property(lambda self: types.SimpleNamespace(ptr=self._host.ctypes.data, device=self.device))
 
@@ -79,6 +80,12 @@ class ndarray:
     def tolist(self):
         log.note(log.waits, "tolist")
         return self._host.tolist()
+
+    def __dlpack__(self, **options):
+        return self._host.__dlpack__()
+
+    def __dlpack_device__(self):
+        return self._host.__dlpack_device__()
 
     def __array__(self, dtype=None, copy=None):
         raise TypeError("Implicit conversion to a NumPy array is not allowed. Please use `.get()`")
@@ -224,10 +231,11 @@ class Function:
             if _holds_arrays(args[0]):
                 raise TypeError(f"{self.__name__}: a list of device arrays; cupy.stack joins them")
         out = options.get("out")
-        result = self.numpys(*unwrap(args, self.__name__, self.host), **unwrap(options, self.__name__))
+        with np.errstate(all="ignore"):
+            result = self.numpys(*unwrap(args, self.__name__, self.host), **unwrap(options, self.__name__))
         if out is not None:
             return out
-        if self.__name__ in ("empty", "empty_like"):
+        if self.__name__ in ("empty", "empty_like") and module.executes:
             result.view(np.uint8 if result.ndim else result.dtype)[...] = 0xFF if result.ndim else np.nan
         if self.host and args and isinstance(args[0], np.ndarray):
             result = np.array(result)  # a copy, never host memory that the caller still holds
@@ -284,12 +292,12 @@ class RawModule:
     """`cupy.RawModule`."""
 
     def __init__(self, code, options, name_expressions):
-        self.name = fake_launch.name_of(code)
+        self.source = fake_launch.source_of(code, options)
         self.expressions = name_expressions
 
     def get_function(self, expression):
         assert expression in self.expressions
-        return Kernel(self.name, expression)
+        return Kernel(self.source, expression)
 
 
 class Kernel:
@@ -297,15 +305,13 @@ class Kernel:
 
     max_dynamic_shared_size_bytes = 48 << 10
 
-    def __init__(self, name, expression):
-        self.name, self.expression = name, expression
-        self.signature = fake_launch.signature(name, expression)
+    def __init__(self, source, expression):
+        self.source, self.expression = source, expression
 
     def __call__(self, grid, block, args, *, shared_mem=0):
-        args = [ndarray_or_number._host if isinstance(ndarray_or_number, ndarray) else ndarray_or_number
-                for ndarray_or_number in args]  # fmt: skip
-        launch = fake_launch.Launch(self.name, self.expression, grid, block, args, shared_mem)
-        launch.check(self.signature, self.max_dynamic_shared_size_bytes)
+        args = [value._host if isinstance(value, ndarray) else value for value in args]
+        launch = fake_launch.Launch(self.source, self.expression, grid, block, args, shared_mem)
+        launch.check(self.max_dynamic_shared_size_bytes)
         log.launches.append(launch)
         if module.executes:
             launch.run()
@@ -319,7 +325,14 @@ def make(real):
     cuda = fake.cuda = types.ModuleType("cupy.cuda")
     cuda.Device, cuda.is_available = Device, lambda: True
     cuda.compiler = types.SimpleNamespace(CompileException=real.cuda.compiler.CompileException)
-    cuda.runtime = types.SimpleNamespace(getDevice=lambda: _current[-1], getDeviceCount=lambda: NUMBER + 1)
+    cuda.runtime = types.SimpleNamespace(
+        getDevice=lambda: _current[-1],
+        getDeviceCount=lambda: NUMBER + 1,
+        getDeviceProperties=lambda number: {"name": b"fake GPU", "major": 7, "minor": 0},
+        runtimeGetVersion=lambda: 12000,
+    )
+    fake.get_default_memory_pool = lambda: types.SimpleNamespace(total_bytes=lambda: 0)
+    fake.from_dlpack = lambda array: wrap(array._host if isinstance(array, ndarray) else np.from_dlpack(array))
     cuda.get_current_stream = lambda: Device()  # a stream is waited for as a device is
     return fake
 

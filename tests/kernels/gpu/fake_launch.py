@@ -1,5 +1,6 @@
 """A launch on the fake GPU: what a GPU takes, the kernel's signature, and a run on the CPU with the GPU's blocks."""
 
+import pathlib
 import re
 from functools import lru_cache
 from math import prod
@@ -14,25 +15,21 @@ OLDEST = occupancy.LIMITS[70]
 WITH_ADDRESSES = ("sgd.step_many", "cross_layer")  # kernels that take addresses in tables, which no checker can follow
 
 
-def name_of(code):
-    """NAME of the `.cu` that `RawModule` was given."""
-    return next(name for name in nvrtc.kernel_names() if code.startswith(_source(name)))
+def source_of(code, options):
+    """The `.cu` that `RawModule` was given the text of; its folder is the last one to look for headers in."""
+    folder = pathlib.Path(options[-1].removeprefix("-I"))
+    return next(path for path in sorted(folder.glob("*.cu")) if code.startswith(path.read_text()))
 
 
 @lru_cache
-def _source(name):
-    return (build.KERNELS / f"{name}.cu").read_text()
-
-
-@lru_cache
-def signature(name, expression):
+def signature(source, expression):
     """((C++ types of the parameters), threads that __launch_bounds__ allows) of an instantiation."""
     kernel, _, given = expression.partition("<")
     found = re.search(
         rf"(?:template\s*<([^>]*)>\s*)?__global__\s+void\s+(?:__launch_bounds__\((\d+)[^)]*\)\s*)?{kernel}\(([^)]*)\)",
-        _source(name),
+        source.read_text(),
     )
-    assert found, f"{name}.cu has no kernel {kernel}"
+    assert found, f"{source} has no kernel {kernel}"
     template, bound, parameters = found.groups()
     values = [value.strip() for value in given.rstrip("> ").split(",")] if given else []
     names = [one.split("=")[0].split() for one in (template or "").split(",") if one.strip()]
@@ -47,17 +44,18 @@ def signature(name, expression):
 class Launch:
     """One launch."""
 
-    def __init__(self, name, expression, grid, block, args, shared):
-        self.name, self.expression = name, expression
+    def __init__(self, source, expression, grid, block, args, shared):
+        self.source, self.name, self.expression = source, source.stem, expression
         self.grid, self.block, self.args, self.shared = grid, block, args, shared
 
     def __str__(self):
         return f"{self.name}.cu: {self.expression} grid {self.grid} block {self.block} shared {self.shared}"
 
-    def check(self, signature, shared_asked_for):
+    def check(self, shared_asked_for):
         """AssertionError for what a GPU of compute capability 7.0 would refuse, or read as garbage."""
-        kinds, most_threads = signature
-        assert self.expression in nvrtc.instantiations(self.name), f"{self}: not listed in instantiations()"
+        kinds, most_threads = signature(self.source, self.expression)
+        ours = self.source.parent == build.KERNELS
+        assert not ours or self.expression in nvrtc.instantiations(self.name), f"{self}: not in instantiations()"
         assert all(0 < n <= most for n, most in zip(self.grid, MOST_BLOCKS, strict=True)), f"{self}: grid"
         assert all(0 < n <= most for n, most in zip(self.block, MOST_THREADS, strict=True)), f"{self}: block"
         assert prod(self.block) <= most_threads, f"{self}: {prod(self.block)} threads, at most {most_threads}"
@@ -76,9 +74,10 @@ class Launch:
 
     def run(self):
         """On the CPU under the checker: the same instantiation, grid and threads. Addresses in tables go unchecked."""
-        args = [None if type(value) is np.uint64 and kind.endswith("*") else value
-                for value, kind in zip(self.args, signature(self.name, self.expression)[0], strict=True)]  # fmt: skip
+        kinds, _ = signature(self.source, self.expression)
+        pairs = zip(self.args, kinds, strict=True)
+        args = [value if isinstance(value, np.ndarray) or not kind.endswith("*") else None for value, kind in pairs]
         if f"{self.name}.{self.expression}".startswith(WITH_ADDRESSES):
-            cpu.kernel(self.name, self.expression, False)(self.grid, self.block, args, self.shared)
+            cpu.kernel(self.source, self.expression, False)(self.grid, self.block, args, self.shared)
         else:
-            checked.launch(self.name, self.expression, self.grid, self.block, args, self.shared, (), ())
+            checked.launch(self.source, self.expression, self.grid, self.block, args, self.shared, (), ())
