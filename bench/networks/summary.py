@@ -11,8 +11,12 @@ PEERS = {"eager": "eager", "compile": "compiled"}
 def rows_of(figures: dict[str, dict], batch: int) -> dict[str, list[dict]]:
     """A row for each network in each table. Where a peer has no figure, "-"."""
     tables = {"training": [], "inference": []}
-    shares = [{"network": name, **_shares(measured["shares"])} for name, measured in figures.items()]
+    shares = []
     for name, measured in figures.items():
+        if "failed" in measured:
+            tables["training"].append({"network": name, "note": f"not timed: {measured['failed']}"})
+            continue
+        shares.append({"network": name, **_shares(measured["shares"])})
         for passes, rows in tables.items():
             times = measured[passes]
             ours = times["seconds"]["cupynn"]

@@ -59,12 +59,15 @@ def test_rows_and_summary():
     measured = {
         "DelugeNet-146": figures({"cupynn": 0.5, "eager": 1.0}, {"cupynn": 2**20, "eager": 2**22}, compile="too long"),
         "SeqResNet": figures({"cupynn": 0.5, "eager": 0.25, "compile": 1.0}, {"cupynn": 2**20, "eager": "killed"}),
+        "ResNet-20": {"failed": "out of memory"},
     }
     rows = rows_of(measured, batch=100)
-    deluge, seq = rows["training"]
+    deluge, seq, failed = rows["training"]
     assert deluge | {"of eager": 0.5, "compiled ms": "-", "of compiled": "-", "note": "compiled: too long"} == deluge
     assert deluge | {"cupynn ms": 500.0, "images/s": 200, "MiB": 1.0, "eager MiB": 4.0, "of eager's": 0.25} == deluge
     assert seq | {"of eager": 2.0, "of compiled": 0.5, "eager MiB": "-"} == seq and "of eager's" not in seq
+    assert failed == {"network": "ResNet-20", "note": "not timed: out of memory"}
+    assert len(rows["inference"]) == len(rows["shares"]) == 2
     lines = summary(rows)
     assert lines[0] == "a training step, of PyTorch eager: geometric mean 1 of 2 networks, worst 2 (SeqResNet)"
     assert lines[1].startswith("a training step, of PyTorch compiled: geometric mean 0.5 of 1 networks")
