@@ -20,7 +20,7 @@ import cupynn
 from bench.networks import ask
 from bench.networks.cases import IMAGE, batch_of
 from bench.networks.steps import training_step
-from bench.report import machine, table, write
+from bench.report import counted, machine, table, write
 from bench.timing import THREADS
 from cupynn.kernels import contract
 from cupynn.nn import ExpandedConv2d
@@ -123,7 +123,8 @@ def main(arguments: list[str]) -> None:
     rows = [
         row for what, each in figures.items() for name, series in each.items() for row in rows_of(what, name, series)
     ]
-    how = f"A training step, float32, {THREADS} threads but where they grow, {options.rounds} rounds"
+    how = f"A training step, float32, {counted(THREADS, 'thread')} but where they grow"
+    how += f", {counted(options.rounds, 'round')}"
     print(table(rows, how))
     if options.json:
         kept = {"machine": machine(), "bench": "growth", "batch": options.batch, "rounds": options.rounds}

@@ -12,7 +12,7 @@ import sys
 import time
 
 from bench.command import read_options
-from bench.report import machine, table, write
+from bench.report import counted, machine, table, write
 from bench.timing import THREADS
 
 BAR = 1.5  # seconds, to the end of the first step
@@ -55,7 +55,7 @@ def main(arguments: list[str]) -> None:
     ]
     whole = statistics.median(sum(run[:-1]) for run in runs)
     rows.insert(-1, {"stage": "to the end of the first step", "ms": 1e3 * whole, "bar ms": 1e3 * BAR})
-    print(table(rows, f"SmallNet-7, batch {options.batch}, {THREADS} threads, {options.rounds} processes"))
+    print(table(rows, f"SmallNet-7, batch {options.batch}, {counted(THREADS, 'thread')}, {options.rounds} processes"))
     if options.json:
         kept = {"machine": machine(), "bench": "startup", "batch": options.batch, "rounds": options.rounds}
         write(options.json, {**kept, "rows": rows})

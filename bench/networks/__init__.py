@@ -20,7 +20,7 @@ import sys
 
 from bench.networks.cases import CASES
 from bench.networks.summary import check_rows, rows_of, summary
-from bench.report import table, write
+from bench.report import counted, table, write
 from bench.timing import THREADS
 
 ROUNDS, BATCH, COMPILE_SECONDS = 9, 128, 600
@@ -88,7 +88,8 @@ def main(arguments: list[str]) -> None:
             kept |= {"rows": rows["training"], "inference": rows["inference"], "shares": rows["shares"]}
             machine = next((each["machine"] for each in figures.values() if "machine" in each), None)
             write(options.json, {"machine": machine, **kept, "summary": lines})
-    how = f"Batch {options.batch}, 32x32 images, float32, {options.threads} threads, {options.rounds} rounds"
+    how = f"Batch {options.batch}, 32x32 images, float32, {counted(options.threads, 'thread')}"
+    how += f", {counted(options.rounds, 'round')}"
     print(table(rows["training"], f"A training step. {how}") + "\n")
     print(table(rows["inference"], f"Inference. {how}") + "\n")
     print(table(rows["shares"], "Where our training step's time goes, in percent (cupynn profile)") + "\n")
