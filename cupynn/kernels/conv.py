@@ -217,7 +217,7 @@ def methods(g: Geometry, x: Array) -> list[str]:
         names.append("direct")
     if g.c_group == 1 and g.groups > 1 and conv_depthwise.fits(g, x):
         names.append("depthwise")
-    if pointwise.takes(g) and x.dtype.itemsize > 2:
+    if pointwise.fits(g, x):
         names.append("pointwise")
     if winograd.takes(g) and x.dtype.itemsize > 2:
         names.append("winograd")

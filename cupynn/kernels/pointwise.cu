@@ -13,6 +13,8 @@
 // CHANNELS * STRIPS products. Strips are columns in `convolve` and, by transposing as they are staged, channels in
 // `weight_gradient`, whose sums over columns then need no sum over lanes.
 //
+// S is the type of x, y and grad; tiles, weights, bias, sums and dw have type T = Compute<S>.
+//
 // Floor: read x and w once, write y once; N O OH OW C/groups multiply-adds.
 
 #include "lines.cuh"
@@ -66,32 +68,32 @@ __device__ Place place_of(const long long* address, const bool* together, int st
 }
 
 // The elements of one channel at a strip's columns, zeros where there are none.
-template <typename T, int LANES>
-__device__ __forceinline__ Strip<T, LANES> take(const T* __restrict__ channel, const Place& place) {
+template <typename T, int LANES, typename S>
+__device__ __forceinline__ Strip<T, LANES> take(const S* __restrict__ channel, const Place& place) {
   if (place.together) return Strip<T, LANES>::load(channel + place.address[0]);
   T lanes[LANES];
   if (place.count == LANES) {
     CUPYNN_UNROLL for (int lane = 0; lane < LANES; lane++) lanes[lane] = channel[place.address[lane]];
   } else {
-    for (int lane = 0; lane < LANES; lane++) lanes[lane] = lane < place.count ? channel[place.address[lane]] : T(0);
+    for (int lane = 0; lane < LANES; lane++) lanes[lane] = lane < place.count ? T(channel[place.address[lane]]) : T(0);
   }
   return Strip<T, LANES>::load(lanes);
 }
 
 // The inverse: write them, or add them to what is there.
-template <typename T, int LANES>
-__device__ __forceinline__ void put(const T* __restrict__ lanes, T* __restrict__ channel, const Place& place,
+template <typename T, int LANES, typename S>
+__device__ __forceinline__ void put(const T* __restrict__ lanes, S* __restrict__ channel, const Place& place,
                                     bool add) {
   if (place.together) {
-    T* to = channel + place.address[0];
+    S* to = channel + place.address[0];
     const Strip<T, LANES> strip = Strip<T, LANES>::load(lanes);
     (add ? strip + Strip<T, LANES>::load(to) : strip).store(to);
   } else if (place.count == LANES && !add) {
     CUPYNN_UNROLL for (int lane = 0; lane < LANES; lane++) channel[place.address[lane]] = lanes[lane];
   } else {
     for (int lane = 0; lane < place.count; lane++) {
-      T& out = channel[place.address[lane]];
-      out = lanes[lane] + (add ? out : T(0));
+      S& out = channel[place.address[lane]];
+      out = lanes[lane] + (add ? T(out) : T(0));
     }
   }
 }
@@ -126,9 +128,9 @@ __global__ void pack(const T* __restrict__ w, T* __restrict__ packed, int in_cha
 }
 
 // CHANNELS channels of y, or of those `channels`, at STRIPS strips of columns.
-template <typename T, int LANES, int STRIPS, int CHANNELS, int WIDE>
+template <typename T, int LANES, int STRIPS, int CHANNELS, int WIDE, typename S>
 __device__ void convolve_strips(const T* __restrict__ weights, const T* __restrict__ panel, int terms,
-                                const T* __restrict__ bias, T* __restrict__ y, long long plane, int channels,
+                                const T* __restrict__ bias, S* __restrict__ y, long long plane, int channels,
                                 const long long* address, const bool* together, int columns, bool add) {
   Strip<T, LANES> sum[CHANNELS][STRIPS];
   CUPYNN_UNROLL for (int o = 0; o < CHANNELS; o++) {
@@ -145,7 +147,7 @@ __device__ void convolve_strips(const T* __restrict__ weights, const T* __restri
     CUPYNN_UNROLL for (int o = 0; o < CHANNELS; o++)
       if (o < channels)
         CUPYNN_UNROLL for (int s = 0; s < STRIPS; s++) {
-          T* to = y + o * plane + address[s * LANES];
+          S* to = y + o * plane + address[s * LANES];
           (add ? sum[o][s] + Strip<T, LANES>::load(to) : sum[o][s]).store(to);
         }
     return;
@@ -167,10 +169,11 @@ __device__ __forceinline__ void convolve_some(int strips, Rest... rest) {
 }
 
 // y, or added to it. One block: `span` columns, all channels of one group. Grid (spans, groups).
-template <typename T, int LANES, int STRIPS, int CHANNELS>
-__global__ void convolve(const T* __restrict__ x, const T* __restrict__ weights, const T* __restrict__ bias,
-                         T* __restrict__ y, const int* __restrict__ plan, long long x_pitch, long long y_pitch,
-                         bool accumulate) {
+template <typename S, int LANES, int STRIPS, int CHANNELS>
+__global__ void convolve(const S* __restrict__ x, const Compute<S>* __restrict__ weights,
+                         const Compute<S>* __restrict__ bias, S* __restrict__ y, const int* __restrict__ plan,
+                         long long x_pitch, long long y_pitch, bool accumulate) {
+  using T = Compute<S>;
   extern __shared__ unsigned char shared_memory[];
   const Plan& p = *(const Plan*)plan;
   constexpr int WIDE = STRIPS * LANES;
@@ -188,7 +191,7 @@ __global__ void convolve(const T* __restrict__ x, const T* __restrict__ weights,
   for (int chunk0 = 0; chunk0 < p.in_channels; chunk0 += p.in_chunk) {
     const int channels = at_most(p.in_chunk, p.in_channels - chunk0);
     __syncthreads();
-    const T* channel = x + ((long long)group * p.in_channels + chunk0) * p.read.plane;
+    const S* channel = x + ((long long)group * p.in_channels + chunk0) * p.read.plane;
     for (int c = 0, strip = threadIdx.x;; strip += blockDim.x) {
       for (; strip >= strips; strip -= strips) c++;
       if (c >= channels) break;
@@ -203,7 +206,7 @@ __global__ void convolve(const T* __restrict__ x, const T* __restrict__ weights,
       const int first = group * p.out_channels + channel0;
       convolve_some<T, LANES, STRIPS, CHANNELS, WIDE>(
           at_most(STRIPS, strips - panel * STRIPS), w, tile + panel * channels * WIDE, channels,
-          bias != nullptr && chunk0 == 0 ? bias + first : nullptr, y + (long long)first * p.other.plane, p.other.plane,
+          bias != nullptr && chunk0 == 0 ? bias + first : (const T*)nullptr, y + (long long)first * p.other.plane, p.other.plane,
           p.out_channels - channel0, to + panel * WIDE, write_together + panel * STRIPS, columns - panel * WIDE,
           accumulate || chunk0 > 0);
     }
@@ -243,10 +246,11 @@ __device__ __forceinline__ void correlate_some(int strips, Rest... rest) {
 // partial[block]: dw (scalars' channel, vectors' channel), then dbias (o), summed over the spans of COLUMNS columns of
 // one block; `reduce` of conv.cu adds the blocks up, in their order. Either x or the gradient is the vectors, whose
 // channels become lanes: the gradient with `bias_of_vectors`. Grid (blocks, groups x chunks of in_ x of out_channels).
-template <typename T, int LANES, int STRIPS, int CHANNELS, int COLUMNS>
-__global__ void weight_gradient(const T* __restrict__ vectors, const T* __restrict__ scalars, T* __restrict__ partial,
-                                const int* __restrict__ plan, long long vectors_pitch, long long scalars_pitch,
-                                bool bias_of_vectors) {
+template <typename S, int LANES, int STRIPS, int CHANNELS, int COLUMNS>
+__global__ void weight_gradient(const S* __restrict__ vectors, const S* __restrict__ scalars,
+                                Compute<S>* __restrict__ partial, const int* __restrict__ plan,
+                                long long vectors_pitch, long long scalars_pitch, bool bias_of_vectors) {
+  using T = Compute<S>;
   extern __shared__ unsigned char shared_memory[];
   const Plan& p = *(const Plan*)plan;
   constexpr int WIDE = STRIPS * LANES, PITCH = COLUMNS + LANES;  // no power of two, whose rows would share cache lines
@@ -283,7 +287,7 @@ __global__ void weight_gradient(const T* __restrict__ vectors, const T* __restri
     __syncthreads();
     for (int task = threadIdx.x; task < channel_tiles * CHANNELS * strips; task += blockDim.x) {
       const int o = task / strips, strip = task % strips;
-      const T* from = scalars + (long long)o * p.other.plane;
+      const S* from = scalars + (long long)o * p.other.plane;
       Place place = place_of<LANES>(scalars_address, scalars_together, strip, columns);
       if (o + ahead < outs) prefetch(from + (long long)ahead * p.other.plane + place.address[0]);
       if (o >= outs) place = {place.address, 0, false};
@@ -291,7 +295,7 @@ __global__ void weight_gradient(const T* __restrict__ vectors, const T* __restri
     }
     for (int task = threadIdx.x; task < in_strips * strips; task += blockDim.x) {
       const int in_strip = task / strips, strip = task % strips;
-      const T* from = vectors + (long long)in_strip * LANES * p.read.plane;
+      const S* from = vectors + (long long)in_strip * LANES * p.read.plane;
       const Place place = place_of<LANES>(vectors_address, vectors_together, strip, columns);
       const int left = ins - in_strip * LANES, next = divide_up(ahead, LANES) * LANES;
       for (int l = 0; l < at_most(LANES, left - next); l++)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cupynn.device import Array, xp_of
+from cupynn.device import Array, compute_dtype, xp_of
 from cupynn.kernels import runtime
 from cupynn.kernels.conv_plan import on_device
 from cupynn.kernels.images import span, whole
@@ -51,11 +51,19 @@ class Plan(NamedTuple):
     blocks: int  # the grid's first axis
     chunks: int  # the grid's second axis
     channel_tiles: int  # of one group
+    whole: bool  # whether all channels that are read are staged at once
 
 
 def takes(g) -> bool:
     """Whether geometry `g` is a 1x1 convolution without padding."""
     return g.kernel == (1, 1) and g.padding == (0, 0) and g.n * g.oh * g.ow < 1 << 31
+
+
+def fits(g, x: Array) -> bool:
+    """Whether it computes geometry `g` for images of x's type. Sums in parts would be rounded to 16 bits in between."""
+    if x.dtype.itemsize == 2 and takes(g):
+        return all(_plan_of(g, x, which).whole for which in ("forward", "input gradient"))
+    return takes(g)
 
 
 def forward(x: Array, w: Array, bias: Array | None, g, out: Array | None = None) -> Array:
@@ -78,7 +86,7 @@ def weight_gradient(grad: Array, x: Array, w: Array, g) -> tuple[Array, Array]:
     """dw (O, C/groups, 1, 1) and dbias (O) of geometry `g`."""
     xp, t, name, plan = xp_of(x), _target(x), runtime.ctype(x), _plan_of(g, x, "weight gradient")
     # dw and dbias side by side, so that one launch adds up both
-    partial = xp.empty((plan.blocks, w.size + g.o), x.dtype)
+    partial = xp.empty((plan.blocks, w.size + g.o), w.dtype)
     strips, channels = plan.tile
     kernel = f"weight_gradient<{name}, {t.lanes}, {strips}, {channels}, {t.columns}>"
     by_output = _output_lanes(g, t)
@@ -88,9 +96,11 @@ def weight_gradient(grad: Array, x: Array, w: Array, g) -> tuple[Array, Array]:
     runtime.launch("pointwise", kernel, grid, t.threads, args, plan.shared_bytes, outputs=(partial,))
     total = partial[0]
     if plan.blocks > 1:
-        total, share = xp.empty(w.size + g.o, x.dtype), 1024
+        total, share = xp.empty(w.size + g.o, w.dtype), 1024
         args = (partial, total, total.size, plan.blocks, share)
-        runtime.launch("conv", f"reduce<{name}>", -(-total.size // share), t.threads, args, outputs=(total,))
+        runtime.launch(
+            "conv", f"reduce<{runtime.ctype(w)}>", -(-total.size // share), t.threads, args, outputs=(total,)
+        )
     dw, dbias = total[: w.size], total[w.size :]
     if by_output:
         dw = xp.ascontiguousarray(dw.reshape(g.groups, g.c_group, g.o_group).swapaxes(1, 2))
@@ -99,12 +109,14 @@ def weight_gradient(grad: Array, x: Array, w: Array, g) -> tuple[Array, Array]:
 
 def instantiations() -> list[str]:
     """Every kernel of `pointwise.cu` that is launched on a GPU."""
-    t = target(16, 4, True, 128)
+    sizes = {"float": 4, "double": 8, "Half": 4, "BFloat16": 4}  # bytes of what is computed with
     names = []
-    for name, lanes in (("float", 4), ("double", 2)):
+    for name, size in sizes.items():
+        t = target(16, size, True, 128)
         for strips, channels in t.tiles:
-            names += [f"pack<{name}, {channels}>", f"convolve<{name}, {lanes}, {strips}, {channels}>"]
-            names.append(f"weight_gradient<{name}, {lanes}, {strips}, {channels}, {t.columns}>")
+            names += [f"pack<{name}, {channels}>"] if name in ("float", "double") else []
+            names.append(f"convolve<{name}, {t.lanes}, {strips}, {channels}>")
+            names.append(f"weight_gradient<{name}, {t.lanes}, {strips}, {channels}, {t.columns}>")
     return names
 
 
@@ -115,9 +127,9 @@ def _convolve(
     t, name, plan = _target(x), runtime.ctype(x), _plan_of(g, x, which)
     strips, channels = plan.tile
     read, written = x.shape[1] // g.groups, y.shape[1] // g.groups
-    packed = xp_of(x).empty(g.groups * plan.channel_tiles * channels * read, x.dtype)
+    packed = xp_of(x).empty(g.groups * plan.channel_tiles * channels * read, w.dtype)
     grid, args = (plan.channel_tiles, g.groups), (w, packed, read, written, int(which == "input gradient"))
-    runtime.launch("pointwise", f"pack<{name}, {channels}>", grid, t.threads, args, outputs=(packed,))
+    runtime.launch("pointwise", f"pack<{runtime.ctype(w)}, {channels}>", grid, t.threads, args, outputs=(packed,))
     (x, x_pitch), (y, y_pitch) = span(x), span(y)
     outputs = () if accumulate else outputs
     kernel, grid = f"convolve<{name}, {t.lanes}, {strips}, {channels}>", (plan.blocks, plan.chunks)
@@ -132,11 +144,15 @@ def _output_lanes(g, t: Target) -> bool:
 
 
 def _target(x: Array) -> Target:
-    return target(runtime.vector_bytes(x), x.dtype.itemsize, runtime.is_gpu(x), runtime.threads(x, gpu=128))
+    return target(runtime.vector_bytes(x), _itemsize(x), runtime.is_gpu(x), runtime.threads(x, gpu=128))
+
+
+def _itemsize(x: Array) -> int:
+    return compute_dtype(x.dtype).itemsize
 
 
 def _plan_of(g, x: Array, which: str) -> Plan:
-    return _make_plan(g, _target(x), x.dtype.itemsize, which, x.device.id if runtime.is_gpu(x) else None)
+    return _make_plan(g, _target(x), _itemsize(x), which, x.device.id if runtime.is_gpu(x) else None)
 
 
 @lru_cache(maxsize=2048)
@@ -181,4 +197,5 @@ def _make_plan(g, t: Target, itemsize: int, which: str, device: int | None) -> P
         out_chunk, chunks, blocks = outs, g.groups, -(-columns // across)
         shared = in_chunk * across * itemsize + addresses(across)
     data = [*pixels[0], *pixels[1], columns, g.oh * g.ow, g.ow, ins, outs, across, in_chunk, out_chunk]
-    return Plan(on_device(device, np.array(data, np.int32)), shared, tile, blocks, chunks, -(-outs // channels))
+    data = on_device(device, np.array(data, np.int32))
+    return Plan(data, shared, tile, blocks, chunks, -(-outs // channels), in_chunk >= ins)

@@ -4,10 +4,10 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from cupynn.kernels import batch_norm, conv, runtime
+from cupynn.kernels import batch_norm, conv
 from cupynn.kernels.images import span, with_whole_images
 
 
@@ -31,7 +31,6 @@ def problems(draw):
 
 
 @pytest.mark.parametrize("method", ["direct", "im2col"])
-@settings(max_examples=8 if runtime.mode() == "checked" else 50, deadline=None, print_blob=True)
 @given(problem=problems())
 def test_convolution_in_place(method, problem):
     (x_shape, w_shape), options = problem

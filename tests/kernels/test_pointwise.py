@@ -47,10 +47,11 @@ def references(g, x, w, bias, grad):
     return y, *conv.reference_backward(grad, x, w, g.stride, groups=g.groups)
 
 
-def assert_close(found, wanted, g, dtype):
+def assert_close(found, wanted, g, dtype, first=0):
     """Sums of `terms` products of unit normals in two orders differ by about 4 eps terms**0.5; 16 covers the tail."""
     pixels = g.n * g.oh * g.ow
-    for a, b, terms in zip(found, wanted, (g.c_group, g.o_group, pixels, pixels), strict=True):
+    counts = (g.c_group, g.o_group, pixels, pixels)[first:]
+    for a, b, terms in zip(found, wanted, counts, strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=64 * np.finfo(dtype).eps * (terms + 4) ** 0.5)
 
 
@@ -106,12 +107,26 @@ def test_the_launches_of_a_gpu_pass_the_checker_on_the_cpu(x_shape, w_shape, opt
     assert {kernel for kernel in seen if not kernel.startswith("reduce")} <= set(pointwise.instantiations())
 
 
-@pytest.mark.parametrize("vector_bytes", [16, 32, 64])
+@pytest.mark.parametrize("vector_bytes", [16, 32])
 @pytest.mark.skipif(SMALL, reason="the checker takes vectors one element at a time")
 def test_constants_of_other_processors(vector_bytes, monkeypatch):
     monkeypatch.setattr(pointwise, "_target", lambda x: pointwise.target(vector_bytes, x.dtype.itemsize, False, 1))
     g, *operands = arrays((5, 21, 10, 9), (37, 21, 1, 1), {}, "float32")
     assert_close(passes(g, *operands), references(g, *operands), g, "float32")
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_images_of_16_bits_are_summed_in_32(seed):
+    g, x, w, bias, grad = arrays((5, 18, 6, 7), (20, 18, 1, 1), {"stride": 1 + seed}, "float32", seed)
+    x, grad = x.astype(np.float16), grad.astype(np.float16)
+    assert "pointwise" in conv.methods(g, x)
+    assert "pointwise" not in conv.methods(conv.geometry((1, 5000, 2, 2), (8, 5000, 1, 1)), x)
+    found, wanted = passes(g, x, w, bias, grad), references(g, np.float32(x), w, bias, np.float32(grad))
+    assert [array.dtype for array in found] == [np.float16, np.float16, np.float32, np.float32]
+    for a, b in zip(found[:2], wanted[:2], strict=True):  # one rounding: of at most 32, half of its 1/32
+        np.testing.assert_allclose(a, b, rtol=0, atol=0.5 / 32 * 1.01)
+        assert np.mean(a == b.astype(np.float16)) > 0.95  # others lay next to the middle of two
+    assert_close(found[2:], wanted[2:], g, "float32", 2)
 
 
 @pytest.mark.parametrize(("side", "stride"), [(4, 1), (5, 1), (6, 2)])
