@@ -11,13 +11,14 @@ from types import ModuleType
 import numpy as np
 
 from cupynn import device
-from cupynn.device import Array, to_numpy
+from cupynn.device import Array, to_numpy, xp_of
 from cupynn.kernels import (
     activations,
     batch_norm,
     contract,
     contract_fold,
     conv,
+    conv_scaled,
     cross_entropy,
     cross_layer,
     depthwise,
@@ -150,6 +151,23 @@ def _whe(normal: Normal) -> Example:
     return lambda: [whe.forward(x, *weights), *whe.backward(grad, x, *weights)]
 
 
+def _conv_scaled(normal: Normal) -> Example:
+    """1x1 and 3x3."""
+    x, grad, scale = normal(4, 40, 12, 12), normal(4, 32, 12, 12), normal(4, 2, 40)
+    weights = normal(32, 40, 1, 1), normal(32, 40, 3, 3)
+
+    def run() -> list[Array]:
+        xp, arrays = xp_of(x), []
+        for w in weights:
+            y, dx = xp.empty_like(grad), xp.empty_like(x)
+            conv_scaled.forward(x, w, y, scale)
+            conv_scaled.input_gradient(grad, w, dx, scale)
+            arrays += [y, dx, conv_scaled.weight_gradient(grad, x, w, scale)]
+        return arrays
+
+    return run
+
+
 def _method(normal: Normal, method: ModuleType, padding: int, *shapes: tuple[int, ...]) -> Example:
     """One method of `conv`, given shapes of x, weight, bias and the output's gradient."""
     x, w, bias, grad = (normal(*shape) for shape in shapes)
@@ -179,6 +197,7 @@ EXAMPLES: dict[str, Callable[[Normal], Example]] = {
     "batch_norm": _batch_norm,
     "contract": _contract,
     "conv": _conv,
+    "conv_scaled": _conv_scaled,
     "cross_entropy": _cross_entropy,
     "cross_layer": _cross_layer,
     "depthwise": _depthwise,

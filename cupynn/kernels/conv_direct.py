@@ -22,17 +22,17 @@ def fits(g, x: Array) -> bool:
     return all(_plan(g, t, x, which).shared_bytes <= runtime.shared_capacity(x) for which in PASSES)
 
 
-def forward(x: Array, w: Array, bias: Array | None, g, out: Array | None = None) -> Array:
-    """y (N, O, OH, OW) of geometry `g`, written to `out` if there is one."""
+def forward(x: Array, w: Array, bias: Array | None, g, out: Array | None = None, add: bool = False) -> Array:
+    """y (N, O, OH, OW) of geometry `g`, written to `out` if there is one, or with `add` added to what is there."""
     y = xp_of(x).empty(g.output_shape, x.dtype) if out is None else out
-    _convolve(x, w, bias, y, g, "forward")
+    _convolve(x, w, bias, y, g, "forward", add)
     return y
 
 
-def input_gradient(grad: Array, w: Array, g, add_to: Array | None = None) -> Array:
-    """dx (N, C, H, W) of geometry `g`, added to `add_to` if there is one."""
-    dx = xp_of(grad).empty((g.n, g.c, g.h, g.w), grad.dtype) if add_to is None else add_to
-    _convolve(grad, w, None, dx, g, "input gradient", add_to is not None)
+def input_gradient(grad: Array, w: Array, g, out: Array | None = None, add: bool = True) -> Array:
+    """dx (N, C, H, W) of geometry `g`, added to `out` if there is one, or written to it without `add`."""
+    dx = xp_of(grad).empty((g.n, g.c, g.h, g.w), grad.dtype) if out is None else out
+    _convolve(grad, w, None, dx, g, "input gradient", add and out is not None)
     return dx
 
 

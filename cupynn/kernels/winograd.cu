@@ -15,6 +15,9 @@
 // every frequency a matrix product, of which a thread keeps TILES x STRIPS strips of LANES output channels in
 // registers. `weight_gradient` multiplies transformed tiles of x by those of the gradient instead, and sums over them.
 //
+// SCALED: every weight has a factor of its own for each image, w[o][c] * scale[n][o / run][c]. It multiplies transformed
+// weights, and a thread's tiles are then all of one image; `weight_gradient` multiplies an image's sums by it.
+//
 // Lavin and Gray, Fast algorithms for convolutional neural networks, CVPR 2016; for the points: Barabasz, Anderson,
 // Soodhalter and Gregg, Error analysis and improving the accuracy of Winograd convolution, ACM TOMS 2020.
 // Floor: read x and w once, write y once; a quarter of a direct convolution's multiply-adds.
@@ -37,6 +40,8 @@ struct Plan {
   int across, spans;                        // a block's tiles in a row, blocks beside each other
   int in_chunk, out_chunk;                  // channels held at once
   int staged;                               // strips of channels staged at once
+  // scale[image * scale_image + in / in_run * in_pitch + out / out_run * out_pitch], where there are such factors
+  int scale_image, in_run, in_pitch, out_run, out_pitch;
 };
 
 // The tiles of one block.
@@ -168,10 +173,29 @@ __global__ void pack(const T* __restrict__ w, T* __restrict__ packed, int in_cha
   }
 }
 
+// The factors of input channels from in0 on and of output channels from out0 on, for the block's images, as
+// to[image][rows][columns]. Zeros for channels from in_end and out_end on.
+template <typename T>
+__device__ void load_scale(const T* __restrict__ scale, T* __restrict__ to, const Plan& p, const Tiles& t, int in0, int in_end,
+                           int rows, int out0, int out_end, int columns) {
+  for (int task = threadIdx.x; task < t.images * rows; task += blockDim.x) {
+    const int in = in0 + task % rows, end = in < in_end ? at_most(columns, out_end - out0) : 0;
+    const T* from = scale + (long long)(t.image0 + task / rows) * p.scale_image + in / p.in_run * p.in_pitch;
+    T* row = to + task * columns;
+    int o = 0;
+    for (int group = out0 / p.out_run; o < end; group++) {  // one factor for every out_run channels
+      const T factor = from[group * p.out_pitch];
+      for (const int run_end = at_most(end, (group + 1) * p.out_run - out0); o < run_end; o++) row[o] = factor;
+    }
+    for (; o < columns; o++) row[o] = T(0);
+  }
+}
+
 // m[tile][output channel] = sum_c v[c / LANES][tile][c % LANES] u[c][output channel] of one frequency, or added to it.
-template <typename T, int LANES, int STRIPS, int TILES>
-__device__ __forceinline__ void multiply(const T* __restrict__ v, const T* __restrict__ u, T* __restrict__ m,
-                                         int channels, int strip_pitch, bool add) {
+// SCALED: u times `scale`, which has the same layout.
+template <typename T, int LANES, int STRIPS, bool SCALED, int TILES>
+__device__ __forceinline__ void multiply(const T* __restrict__ v, const T* __restrict__ u, const T* __restrict__ scale,
+                                         T* __restrict__ m, int channels, int strip_pitch, bool add) {
   using S = Strip<T, LANES>;
   S sum[TILES][STRIPS];
   CUPYNN_UNROLL for (int t = 0; t < TILES; t++)
@@ -181,7 +205,10 @@ __device__ __forceinline__ void multiply(const T* __restrict__ v, const T* __res
     const int count = at_most(LANES, channels - c);
     for (int k = 0; k < count; k++, u += STRIPS * LANES) {
       S weight[STRIPS];
-      CUPYNN_UNROLL for (int s = 0; s < STRIPS; s++) weight[s] = in_register(S::load(u + s * LANES));
+      CUPYNN_UNROLL for (int s = 0; s < STRIPS; s++) {
+        const S factor = SCALED ? S::load(scale + (c + k) * STRIPS * LANES + s * LANES) : S();
+        weight[s] = in_register(SCALED ? S::load(u + s * LANES) * factor : S::load(u + s * LANES));
+      }
       CUPYNN_UNROLL for (int t = 0; t < TILES; t++) {
         const S value = S::broadcast(v[t * LANES + k]);
         CUPYNN_UNROLL for (int s = 0; s < STRIPS; s++) sum[t][s] = fma(value, weight[s], sum[t][s]);
@@ -193,11 +220,11 @@ __device__ __forceinline__ void multiply(const T* __restrict__ v, const T* __res
 }
 
 // The same for 1 to MOST tiles: the number becomes a template constant.
-template <typename T, int LANES, int STRIPS, int MOST, typename... Rest>
+template <typename T, int LANES, int STRIPS, bool SCALED, int MOST, typename... Rest>
 __device__ __forceinline__ void multiply_tiles(int number, Rest... rest) {
   if constexpr (MOST > 1)
-    if (number < MOST) return multiply_tiles<T, LANES, STRIPS, MOST - 1>(number, rest...);
-  multiply<T, LANES, STRIPS, MOST>(rest...);
+    if (number < MOST) return multiply_tiles<T, LANES, STRIPS, SCALED, MOST - 1>(number, rest...);
+  multiply<T, LANES, STRIPS, SCALED, MOST>(rest...);
 }
 
 // One tile of LANES output channels back from its frequencies, as out[channel][tile][4 * 4 pixels].
@@ -225,9 +252,9 @@ __device__ __forceinline__ void finish_tile(const T* __restrict__ m, int m_pitch
 }
 
 // y[n, o], or added to it, for output channels [out_begin, out_end), whose weights are packed. One block: its tiles.
-template <typename T, int LANES, int STRIPS, int TILES>
+template <typename T, int LANES, int STRIPS, int TILES, bool SCALED>
 __global__ void convolve(const T* __restrict__ x, const T* __restrict__ weights, const T* __restrict__ bias,
-                         T* __restrict__ y, const int* __restrict__ plan, long long x_pitch, long long y_pitch,
+                         const T* __restrict__ scale, T* __restrict__ y, const int* __restrict__ plan, long long x_pitch, long long y_pitch,
                          int out_begin, int out_end, bool accumulate) {
   extern __shared__ unsigned char shared_memory[];
   const Plan& p = *(const Plan*)plan;
@@ -241,6 +268,7 @@ __global__ void convolve(const T* __restrict__ x, const T* __restrict__ weights,
   T* m = v + FREQUENCIES * v_pitch;
   T* out = m + p.out_chunk / WIDE * FREQUENCIES * m_pitch;
   T* stage = out + p.staged * most * 16 * LANES;
+  T* factors = stage + p.staged * p.side * p.input.rows * p.input.pitch * LANES;
   const long long plane = (long long)p.out_height * p.out_width;
 
   for (int out0 = out_begin; out0 < out_end; out0 += p.out_chunk) {
@@ -250,17 +278,28 @@ __global__ void convolve(const T* __restrict__ x, const T* __restrict__ weights,
       if (out0 == out_begin || p.in_chunk < p.input.channels)
         load_tiles<T, LANES, 6>(x, x_pitch, stage, v, p.input, p, t, in0, channels, v_pitch, strip_pitch);
       __syncthreads();
-      const int groups = divide_up(t.count, TILES);  // of nearly equal size
-      for (int task = threadIdx.x; task < divide_up(outs, WIDE) * FREQUENCIES * groups; task += blockDim.x) {
-        const int block = task / groups / FREQUENCIES, f = task / groups % FREQUENCIES, group = task % groups;
-        const int first = group * t.count / groups, last = (group + 1) * t.count / groups;
-        const T* values = v + f * v_pitch + first * LANES;
-        const int row = (((out0 - out_begin) / WIDE + block) * FREQUENCIES + f) * p.input.channels + in0;
-        const T* u = weights + (long long)row * WIDE;
-        T* to = m + (block * FREQUENCIES + f) * m_pitch + first * WIDE;
-        multiply_tiles<T, LANES, STRIPS, TILES>(last - first, values, u, to, channels, strip_pitch, in0 > 0);
+      const int images = SCALED ? t.images : 1, tiles = t.count / images;
+      const int parts = divide_up(tiles, TILES), groups = images * parts;  // of nearly equal size
+      const int blocks = divide_up(outs, WIDE), blocks_at_once = SCALED ? 1 : blocks;
+      for (int block0 = 0; block0 < blocks; block0 += blocks_at_once) {
+        if constexpr (SCALED) {
+          load_scale<T>(scale, factors, p, t, in0, in0 + channels, channels, out0 + block0 * WIDE, out0 + outs, WIDE);
+          __syncthreads();
+        }
+        for (int task = threadIdx.x; task < blocks_at_once * FREQUENCIES * groups; task += blockDim.x) {
+          const int block = block0 + task / groups / FREQUENCIES, f = task / groups % FREQUENCIES;
+          const int image = task % groups / parts, part = task % parts;
+          const int first = image * tiles + part * tiles / parts, last = image * tiles + (part + 1) * tiles / parts;
+          const T* values = v + f * v_pitch + first * LANES;
+          const int row = (((out0 - out_begin) / WIDE + block) * FREQUENCIES + f) * p.input.channels + in0;
+          const T* u = weights + (long long)row * WIDE;
+          const T* factor = factors + image * channels * WIDE;
+          T* to = m + (block * FREQUENCIES + f) * m_pitch + first * WIDE;
+          multiply_tiles<T, LANES, STRIPS, SCALED, TILES>(last - first, values, u, factor, to, channels, strip_pitch,
+                                                          in0 > 0);
+        }
+        __syncthreads();
       }
-      __syncthreads();
     }
     for (int strip0 = 0; strip0 < strips; strip0 += p.staged) {
       const int staged = at_most(p.staged, strips - strip0), channel0 = out0 + strip0 * LANES;
@@ -296,10 +335,10 @@ __global__ void convolve(const T* __restrict__ x, const T* __restrict__ weights,
 }
 
 // sums[c][o] += sum_t v[c / LANES][t][c % LANES] g[o / LANES][t][o % LANES] of one frequency, for CHANNELS input and
-// STRIPS strips of output channels.
-template <typename T, int LANES, int STRIPS, int CHANNELS>
-__device__ __forceinline__ void correlate(const T* __restrict__ v, const T* __restrict__ g, T* __restrict__ sums,
-                                          int tiles, int strip_pitch, int sums_pitch, bool add) {
+// STRIPS strips of output channels. SCALED: times `scale`, which has the layout of sums.
+template <typename T, int LANES, int STRIPS, int CHANNELS, bool SCALED>
+__device__ __forceinline__ void correlate(const T* __restrict__ v, const T* __restrict__ g, const T* __restrict__ scale,
+                                          T* __restrict__ sums, int tiles, int strip_pitch, int sums_pitch, bool add) {
   using S = Strip<T, LANES>;
   S sum[CHANNELS][STRIPS];  // from zero, not from `sums`: shorter chains of additions round less
   CUPYNN_UNROLL for (int c = 0; c < CHANNELS; c++)
@@ -314,15 +353,18 @@ __device__ __forceinline__ void correlate(const T* __restrict__ v, const T* __re
   }
   CUPYNN_UNROLL for (int c = 0; c < CHANNELS; c++)
     CUPYNN_UNROLL for (int s = 0; s < STRIPS; s++) {
-      T* to = sums + c * sums_pitch + s * LANES;
+      const int at = c * sums_pitch + s * LANES;
+      T* to = sums + at;
+      if constexpr (SCALED) sum[c][s] = sum[c][s] * S::load(scale + at);
       (add ? sum[c][s] + S::load(to) : sum[c][s]).store(to);
     }
 }
 
 // partial[block][o][c][3 * 3]: dw of in_chunk x out_chunk channels, summed over the tiles of its share of the units.
 // Grid (blocks, input chunks x output chunks).
-template <typename T, int LANES, int STRIPS, int CHANNELS>
-__global__ void weight_gradient(const T* __restrict__ x, const T* __restrict__ grad, T* __restrict__ partial,
+template <typename T, int LANES, int STRIPS, int CHANNELS, bool SCALED>
+__global__ void weight_gradient(const T* __restrict__ x, const T* __restrict__ grad, const T* __restrict__ scale,
+                                T* __restrict__ partial,
                                 const int* __restrict__ plan, long long x_pitch, long long grad_pitch, int units) {
   using S = Strip<T, LANES>;
   extern __shared__ unsigned char shared_memory[];
@@ -335,21 +377,27 @@ __global__ void weight_gradient(const T* __restrict__ x, const T* __restrict__ g
   T* v = register_pointer((T*)shared_memory);
   T* g = v + FREQUENCIES * v_pitch;
   T* sums = g + FREQUENCIES * g_pitch;
-  T* stage = sums + FREQUENCIES * sums_pitch;
+  T* factors = sums + FREQUENCIES * sums_pitch;
+  T* stage = factors + (SCALED ? p.side * sums_pitch : 0);
 
   const int share = divide_up(units, gridDim.x), begin = blockIdx.x * share, end = at_most(units, begin + share);
   for (int unit = begin; unit < end; unit++) {
     const Tiles t = tiles_of(p, unit);
     load_tiles<T, LANES, 6>(x, x_pitch, stage, v, p.input, p, t, in0, p.in_chunk, v_pitch, strip_pitch);
     load_tiles<T, LANES, 4>(grad, grad_pitch, stage, g, p.gradient, p, t, out0, p.out_chunk, g_pitch, strip_pitch);
+    if constexpr (SCALED)
+      load_scale<T>(scale, factors, p, t, in0, p.input.channels, p.in_chunk, out0, p.gradient.channels, p.out_chunk);
     __syncthreads();
     const int ins = p.in_chunk / CHANNELS, outs = p.out_chunk / (STRIPS * LANES);
     for (int task = threadIdx.x; task < FREQUENCIES * ins * outs; task += blockDim.x) {
       const int f = task / outs / ins, c = task / outs % ins * CHANNELS, o = task % outs * STRIPS * LANES;
       const T* inputs = v + f * v_pitch + c / LANES * strip_pitch + c % LANES;
       const T* gradients = g + f * g_pitch + o / LANES * strip_pitch;
-      T* to = sums + f * sums_pitch + c * p.out_chunk + o;
-      correlate<T, LANES, STRIPS, CHANNELS>(inputs, gradients, to, t.count, strip_pitch, p.out_chunk, unit > begin);
+      const int images = SCALED ? t.images : 1, tiles = t.count / images, at = c * p.out_chunk + o;
+      for (int i = 0; i < images; i++)
+        correlate<T, LANES, STRIPS, CHANNELS, SCALED>(inputs + i * tiles * LANES, gradients + i * tiles * LANES,
+                                                      factors + i * sums_pitch + at, sums + f * sums_pitch + at, tiles,
+                                                      strip_pitch, p.out_chunk, unit > begin || i > 0);
     }
   }
   __syncthreads();

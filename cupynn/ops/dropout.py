@@ -8,6 +8,12 @@ from cupynn.kernels import dropout as kernel
 from cupynn.ops.arguments import need_images
 
 
+def draw_mask(p, shape, like, dtype=None):
+    """keep / (1 - p), where keep is 0 with probability p and else 1: drawn on the host, put where `like` is."""
+    keep = generator().random(shape, dtype="float32") >= p
+    return xp_of(like).asarray(keep * (1 / (1 - p) if p < 1 else 0.0), dtype=dtype or like.dtype)
+
+
 class Dropout(Function):
     """y = x * keep / (1 - p), where keep is 0 or 1 for every element. Backward computes keep anew from the key."""
 
@@ -23,8 +29,7 @@ class ChannelDropout(Function):
     """y = x * keep / (1 - p), where keep (N, C, 1, 1) is 0 or 1 for every channel of every image."""
 
     def forward(self, x):
-        keep = generator().random((*x.shape[:2], 1, 1), dtype="float32") >= self.p
-        mask = xp_of(x).asarray(keep * (1 / (1 - self.p) if self.p < 1 else 0.0), dtype=x.dtype)
+        mask = draw_mask(self.p, (*x.shape[:2], 1, 1), x)
         self.save(mask)
         return x * mask
 

@@ -6,22 +6,28 @@ view_0 is the input x, of C channels. Dense: view_(j+1) is view_j and act_j, win
 With a reduction (SeqConvB) the 3x3 convolution reads relu(batch_norm(conv1x1(view_j))) instead, which has k channels.
 
 x and all act_j stand side by side in one buffer (N, C + G k, H, W). A view is a range of its channels, read in place,
-and a group writes its own channels; nothing is concatenated. Backward does the same with the gradient, from the
-last group to the first: every group adds to the channels it has read. Kept for backward are the buffer, raw, and what
-the reductions give before and after their batch norm.
+and a group writes its own channels; nothing is concatenated.
+
+A group's first convolution is a sum over its view. Wide convolutions add to the sums of many groups what many channels
+give them, as soon as these channels are complete (a *push*): x to all groups, then the first half of the groups to the
+second half, and within each half the same. Backward takes the same steps from the last to the first. Dropout is no
+obstacle: each group's mask of channels becomes factors of its weights, for every image (`kernels.conv_scaled`).
+Kept for backward are the buffer, raw, and what the reductions give before and after their batch norm.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from cupynn.autograd import Function
 from cupynn.device import Array, compute_dtype, xp_of
-from cupynn.kernels import conv
+from cupynn.kernels import conv, conv_scaled
 from cupynn.ops.arguments import need_images
 from cupynn.ops.batch_norm import BatchNormEvaluation, BatchNormTraining
-from cupynn.ops.dropout import ChannelDropout
+from cupynn.ops.dropout import draw_mask
+
+PART = 56  # channels that x gives to at once, at least, where it pays to leave out what they do not see
 
 
 class NormalisedConv(NamedTuple):
@@ -47,105 +53,155 @@ class SeqConvGroup(NamedTuple):
         return [stage for stage in (self.reduction, self.conv) if stage is not None]
 
 
-class _Stage:
-    """relu(batch_norm(raw)) with raw = conv(x) + shortcut, both written to the arrays it is given."""
+class _Push(NamedTuple):
+    """What some of the buffer's channels give to the groups [first, last), which come later."""
 
-    def __init__(self, weight: Array, subgroups: int, norm: Function, raw: Array):
-        self.weight, self.norm, self.raw = weight, norm, raw
-        self.options = {"padding": weight.shape[2] // 2, "groups": subgroups}
-
-    def forward(self, x, scale, shift, shortcut):
-        conv.forward(x, self.weight, out=self.raw, **self.options)
-        if shortcut is not None:
-            self.raw += shortcut
-        self.norm.forward(self.raw, scale, shift)
-
-    def backward(self, grad, x, needed, add_to, grad_raw=None, total=None):
-        """(dx, [dweight, dscale, dshift]) of grad, which arrives at the result. dx is None unless needed, and added to
-        `add_to` if there is one. `grad_raw` arrives at raw; all that arrives there is written to `total`, if given."""
-        draw, dscale, dshift = self.norm.backward(grad)
-        if grad_raw is not None:
-            draw = xp_of(draw).add(draw, grad_raw, out=draw if total is None else total)
-        needs = (needed, True, False)
-        dx, dweight, _ = conv.backward(draw, x, self.weight, needs=needs, add_to=add_to, **self.options)
-        return dx, [dweight, dscale, dshift]
+    channels: slice
+    first: int
+    last: int
 
 
-def _group_backward(stages, mask, view, dview, grad, at_raw) -> list[Array]:
-    """The gradients of one group's parameters; the gradient to its view is added to `dview`, unless that is None."""
-    inputs = [view if mask is None else view * mask, *(stage.norm.out for stage in stages[:-1])]
-    results = []
-    for i in reversed(range(len(stages))):
-        add_to = dview if i == 0 and mask is None else None
-        grad, gradients = stages[i].backward(grad, inputs[i], i > 0 or dview is not None, add_to, *at_raw)
-        results[:0], at_raw = gradients, ()
-    if mask is not None and dview is not None:
-        grad *= mask
-        dview += grad
-    return results
+def _steps(first: int, last: int, channels: int, k: int) -> Iterator[int | _Push]:
+    """What makes the groups [first, last), in order: numbers of groups, whose sums are then complete, and pushes.
+
+    Halves come one after another, and between them all that the first half gives to the second. So most is computed
+    for many groups at once, from many channels at once.
+    """
+    if last - first == 1:
+        yield first
+        return
+    middle = (first + last) // 2
+    yield from _steps(first, middle, channels, k)
+    yield _Push(slice(channels + first * k, channels + middle * k), middle, last)
+    yield from _steps(middle, last, channels, k)
 
 
 class SeqConv(Function):
     """(raw, act) of x, the shortcut or None, and weight, scale, shift of every stage of every group."""
 
     def forward(self, x, shortcut, *parameters):
-        xp, k, (n, channels, *size) = xp_of(x), self.k, x.shape
-        width = len(self.running) * k
+        xp, k, count, (n, channels, *size) = xp_of(x), self.k, len(self.running), x.shape
+        width, reduced, recording = count * k, len(self.running[0]) == 2, any(self.needs_grad)
         buffer, raw = xp.empty((n, channels + width, *size), x.dtype), xp.empty((n, width, *size), x.dtype)
         buffer[:, :channels] = x
-        recording, parameters = any(self.needs_grad), iter(parameters)
-        self.steps, kept = [], [buffer, raw]
-        for j, running in enumerate(self.running):
-            view, own, mask = buffer[:, self._window(j, channels)], slice(j * k, (j + 1) * k), None
-            if self.training and self.dropout:
-                dropout = ChannelDropout(p=self.dropout)
-                view, (mask,) = dropout.forward(view), dropout.saved
-            stages = []
-            for statistics in running:
-                last = len(stages) + 1 == len(running)
-                inner = None if last else xp.empty((2, n, k, *size), x.dtype)
-                to, act = (raw[:, own], buffer[:, channels:][:, own]) if last else inner
-                weight, scale, shift = (next(parameters) for _ in range(3))
-                stage = _Stage(weight, self.subgroups if last else 1, self._norm(statistics, act), to)
-                stage.forward(view, scale, shift, shortcut[:, own] if last and shortcut is not None else None)
-                stages.append(stage)
-                view = act
-                if recording and not last:
-                    kept.append(inner)
-            if recording:
-                self.steps.append((stages, mask))
-                kept += [] if mask is None else [mask]
+        sums = xp.empty_like(raw) if reduced else raw  # what groups are given: pushes write here
+        inner = xp.empty_like(raw) if reduced and recording else None
+        learned = [parameters[j * len(parameters) // count : (j + 1) * len(parameters) // count] for j in range(count)]
+        weights, masks = self._wide_weights(learned, channels), self._masks(x, channels)
+        if shortcut is not None and not reduced:
+            raw[...] = shortcut
+        norms = []
+        for step in self._order(channels):
+            if isinstance(step, _Push):
+                weight, mask = _part(weights, masks, step, k)
+                add = step.channels.start >= channels or (shortcut is not None and not reduced)
+                conv_scaled.forward(buffer[:, step.channels], weight, sums[:, _of(step, k)], mask, add)
+                continue
+            own = slice(step * k, (step + 1) * k)
+            stages = [self._norm(statistics) for statistics in self.running[step]]
+            if reduced:
+                stages[0].out = xp.empty((n, k, *size), x.dtype) if inner is None else inner[:, own]
+                view = stages[0].forward(sums[:, own], *learned[step][1:3])
+                weight = learned[step][3]
+                conv.forward(view, weight, padding=1, groups=self.subgroups, out=raw[:, own])
+                if shortcut is not None:
+                    raw[:, own] += shortcut[:, own]
+            stages[-1].out = buffer[:, channels:][:, own]
+            stages[-1].forward(raw[:, own], *learned[step][-2:])
+            norms.append(stages)
         if recording:
-            self.save(*kept)
+            self.norms, self.conv_weights = norms, [group[-3] for group in learned]
+            self.save(buffer, raw, inner, weights, masks)
         return raw, buffer[:, channels:]
 
     def backward(self, grad_raw, grad_act):
-        buffer, raw, *_ = self.saved
-        xp, k, channels = xp_of(buffer), self.k, buffer.shape[1] - raw.shape[1]
+        buffer, raw, inner, weights, masks = self.saved
+        xp, k, channels, reduced = xp_of(buffer), self.k, buffer.shape[1] - raw.shape[1], inner is not None
+        # gradients at the buffer; once a group's is complete, the gradient at its sums takes its place
         gradient = xp.empty_like(buffer)
-        gradient[:, :channels] = 0
         gradient[:, channels:] = grad_act
-        dshortcut = xp.empty_like(raw) if self.needs_grad[1] else None
-        results = []
-        for j in reversed(range(len(self.steps))):
-            window, own = self._window(j, channels), slice(j * k, (j + 1) * k)
-            at_raw = grad_raw[:, own], None if dshortcut is None else dshortcut[:, own]
-            dview = gradient[:, window] if j > 0 or self.needs_grad[0] else None
-            results[:0] = _group_backward(
-                *self.steps[j], buffer[:, window], dview, gradient[:, channels:][:, own], at_raw
-            )
-        return gradient[:, :channels] if self.needs_grad[0] else None, dshortcut, *results
+        at_sums = gradient[:, channels:]
+        dshortcut = at_sums if not reduced else xp.empty_like(raw) if self.needs_grad[1] else None
+        results, dweights = [], xp.zeros_like(weights)
+        for step in reversed(list(self._order(channels))):
+            if isinstance(step, _Push):
+                weight, mask = _part(weights, masks, step, k)
+                grad, view = at_sums[:, _of(step, k)], buffer[:, step.channels]
+                dweights[_of(step, k), step.channels] = conv_scaled.weight_gradient(grad, view, weight, mask)
+                if step.channels.start >= channels or self.needs_grad[0]:
+                    # What the first group's part gives to all of x is the first to arrive there.
+                    conv_scaled.input_gradient(grad, weight, gradient[:, step.channels], mask, add=step.first > 0)
+                continue
+            own = slice(step * k, (step + 1) * k)
+            draw, *learned = self.norms[step][-1].backward(at_sums[:, own])
+            target = at_sums[:, own] if not reduced else draw if dshortcut is None else dshortcut[:, own]
+            draw = xp.add(draw, grad_raw[:, own], out=target)
+            if reduced:
+                options = {"padding": 1, "groups": self.subgroups, "needs": (True, True, False)}
+                draw, dweight, _ = conv.backward(draw, inner[:, own], self.conv_weights[step], **options)
+                draw, *reduction = self.norms[step][0].backward(draw)
+                learned = [*reduction, dweight, *learned]
+                at_sums[:, own] = draw
+            results.append(learned)
+        for j, learned in enumerate(reversed(results)):
+            learned.insert(0, dweights[j * k : (j + 1) * k, self._window(j, channels)])
+        gradients = (array for learned in reversed(results) for array in learned)
+        return (
+            gradient[:, :channels] if self.needs_grad[0] else None,
+            dshortcut if self.needs_grad[1] else None,
+            *gradients,
+        )
+
+    def _order(self, channels: int) -> Iterator[int | _Push]:
+        """All steps of forward. Backward takes them from the last to the first."""
+        # A windowed group does not see all of x: parts of the groups skip what none of them sees.
+        count = len(self.running)
+        parts = max(1, count * self.k // PART) if self.windowed else 1
+        for part in reversed(range(min(parts, count))):
+            first, last = part * count // parts, (part + 1) * count // parts
+            yield _Push(slice(min(first * self.k, channels - 1), channels), first, last)
+        yield from _steps(0, len(self.running), channels, self.k)
 
     def _window(self, j: int, channels: int) -> slice:
         """The buffer's channels that group j sees."""
         return slice(j * self.k if self.windowed else 0, channels + j * self.k)
 
-    def _norm(self, running: tuple[Array, Array], act: Array) -> Function:
-        """The batch norm that writes to `act`."""
-        options = {"running_mean": running[0], "running_var": running[1], "eps": self.eps, "relu": True, "out": act}
+    def _wide_weights(self, learned, channels: int) -> Array:
+        """The first weights of all groups as one, for all channels of the buffer: 0 where a group does not see one."""
+        first, k, count = learned[0][0], self.k, len(learned)
+        wide = xp_of(first).zeros((count * k, channels + (count - 1) * k, *first.shape[2:]), first.dtype)
+        for j, group in enumerate(learned):
+            wide[j * k : (j + 1) * k, self._window(j, channels)] = group[0]
+        return wide
+
+    def _masks(self, x: Array, channels: int) -> Array | None:
+        """(N, groups, buffer's channels): what every group multiplies its view by, while training with dropout."""
+        if not self.training or not self.dropout:
+            return None
+        count, dtype = len(self.running), compute_dtype(x.dtype)
+        masks = xp_of(x).zeros((len(x), count, channels + (count - 1) * self.k), dtype)
+        for j in range(count):
+            view = masks[:, j, self._window(j, channels)]
+            view[...] = draw_mask(self.dropout, view.shape, x, dtype)
+        return masks
+
+    def _norm(self, running: tuple[Array, Array]) -> Function:
+        options = {"running_mean": running[0], "running_var": running[1], "eps": self.eps, "relu": True}
         if self.training:
             return self.training_norm(momentum=self.momentum, **options)
         return BatchNormEvaluation(needs_grad=self.needs_grad, **options)
+
+
+def _of(push: _Push, k: int) -> slice:
+    """The channels of the groups that are given something."""
+    return slice(push.first * k, push.last * k)
+
+
+def _part(weights: Array, masks: Array | None, push: _Push, k: int) -> tuple[Array, Array | None]:
+    """The weight and the masks of one push, contiguous."""
+    contiguous = xp_of(weights).ascontiguousarray
+    weight = contiguous(weights[_of(push, k), push.channels])
+    return weight, None if masks is None else contiguous(masks[:, push.first : push.last, push.channels])
 
 
 def seq_conv(

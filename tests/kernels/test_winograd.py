@@ -60,6 +60,46 @@ def test_every_pass_equals_the_reference(problem):
     assert_close(passes(g, *operands), references(g, *operands), g, problem[3])
 
 
+def scaled_passes(g, x, w, bias, grad, scale):
+    """The same with scales; y and dx are added to arrays that are there."""
+    y, dx = np.ones(g.output_shape, x.dtype), np.ones_like(x)
+    winograd.forward(x, w, bias, g, y, True, scale)
+    return (
+        y - 1,
+        winograd.input_gradient(grad, w, g, dx, True, scale) - 1,
+        winograd.weight_gradient(grad, x, w, g, scale),
+    )
+
+
+def scaled_references(g, x, w, bias, grad, scale):
+    """One image after the other, with its own weight."""
+    factors = np.repeat(scale, g.o // scale.shape[1], axis=1)[..., None, None]
+    one = g._replace(n=1)
+    images = [references(one, x[n : n + 1], w * factors[n], bias, grad[n : n + 1]) for n in range(g.n)]
+    y, dx, dw = zip(*images, strict=True)
+    return np.concatenate(y), np.concatenate(dx), sum(a * b for a, b in zip(dw, factors, strict=True))
+
+
+def scales(g, run, dtype, seed=1):
+    """Zero for some channels, up to 2 for the others."""
+    rng = np.random.default_rng(seed)
+    return (rng.uniform(0.5, 2, (g.n, g.o // run, g.c)) * (rng.random((g.n, g.o // run, g.c)) > 0.2)).astype(dtype)
+
+
+@settings(max_examples=4 if SMALL else 25, deadline=None, print_blob=True)
+@given(problem=problems(), data=st.data())
+def test_scales_of_every_image(problem, data):
+    """Of single output channels, of runs of them that cross strips, of all."""
+    x_shape, w_shape, padding, dtype = problem
+    run = data.draw(st.sampled_from([d for d in range(1, w_shape[0] + 1) if w_shape[0] % d == 0]))
+    g, *operands = arrays(x_shape, w_shape, padding, dtype)
+    scale = scales(g, run, dtype)
+    wanted = scaled_references(g, *operands, scale)
+    for a, b, count in zip(scaled_passes(g, *operands, scale), wanted, (g.c, g.o, g.n * g.oh * g.ow), strict=True):
+        # up to 4 times the rounding without scales: factors are up to 2, and dw has one of its own
+        np.testing.assert_allclose(a, b, rtol=0, atol=4 * np.finfo(dtype).eps * (48 * count + 300))
+
+
 @pytest.mark.parametrize(
     "x_shape, outputs, padding",
     [
@@ -75,6 +115,9 @@ def test_shapes_of_several_blocks_and_chunks(x_shape, outputs, padding):
     for dtype in ("float32", "float64"):
         g, *operands = arrays(x_shape, (outputs, x_shape[1], 3, 3), padding, dtype)
         assert_close(passes(g, *operands), references(g, *operands), g, dtype)
+        scale = np.full((g.n, 1, g.c), 0.5, dtype)  # exact: what every chunk must have
+        halved = winograd.forward(*operands[:2], None, g, scale=scale), *scaled_passes(g, *operands, scale)[1:]
+        assert_close((2 * a for a in halved), passes(g, *operands[:2], None, operands[3]), g, dtype)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -106,6 +149,9 @@ def test_the_launches_of_a_gpu_pass_the_checker_on_the_cpu(x_shape, outputs, dty
     try:
         monkeypatch.setattr(runtime, "launch", watched)
         assert_close(passes(g, *operands), references(g, *operands), g, dtype)
+        scale = scales(g, 1, dtype)
+        for a, b in zip(scaled_passes(g, *operands, scale), scaled_references(g, *operands, scale), strict=True):
+            np.testing.assert_allclose(a, b, rtol=0, atol=np.finfo(dtype).eps * 1e4)  # sums of up to 300 products
     finally:
         runtime.set_mode(mode)
     assert {kernel for kernel in seen if not kernel.startswith("reduce")} <= set(winograd.instantiations())

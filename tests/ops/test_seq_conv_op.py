@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 import cupynn
 from cupynn import ops
 from cupynn.autograd import gradcheck, no_grad, tensor
-from cupynn.kernels import batch_norm, conv, runtime
+from cupynn.kernels import batch_norm, conv, conv_scaled, runtime
 from cupynn.ops.seq_conv import NormalisedConv, SeqConvGroup
 
 
@@ -138,34 +138,26 @@ def test_float32_stays_close_to_float64():
         np.testing.assert_allclose(found, plain, rtol=0, atol=4e-5 * scale)
 
 
-def test_every_group_draws_its_own_channels_from_an_undropped_view(monkeypatch):
+def test_every_group_draws_its_own_channels_from_an_undropped_view():
     """The mask of a group falls on its own view alone: what stays in the buffer is x and the activations."""
-    seen, forward = [], conv.forward
-
-    def watched(x, *arguments, **options):
-        seen.append(x.copy())
-        return forward(x, *arguments, **options)
-
-    monkeypatch.setattr(conv, "forward", watched)
     rng = np.random.default_rng(2)
     groups = make_groups(rng, 8, 3, 2, True, False)
     x = rng.uniform(1, 2, (4, 8, 3, 3))
     cupynn.manual_seed(7)
-    _, act = ops.seq_conv(x, groups, dropout=0.5, training=True)
-    buffer = np.concatenate([x, act.numpy()], axis=1)
-    kept = []
-    for j, view in enumerate(seen):
-        whole = buffer[:, 2 * j : 2 * j + 8]
-        mask = view.any(axis=(2, 3))
-        kept.append(mask)
-        np.testing.assert_allclose(view, 2 * whole * mask[:, :, None, None], rtol=1e-15)
+    raw, act = ops.seq_conv(tensor(x, requires_grad=True), groups, dropout=0.5, training=True)
+    buffer, _, _, _, masks = raw.record.function.saved
+    np.testing.assert_array_equal(buffer, np.concatenate([x, act.numpy()], axis=1))
+    kept = [masks[:, j, 2 * j : 2 * j + 8] for j in range(3)]
+    assert all(np.isin(mask, [0, 2]).all() for mask in kept) and 0.2 < np.mean(kept) / 2 < 0.8
     # channels 4 to 7 of the buffer are seen by all three groups, with masks drawn anew
     assert not np.array_equal(kept[0][:, 4:8], kept[1][:, 2:6])
     assert not np.array_equal(kept[1][:, 2:6], kept[2][:, 0:4])
-    assert 0.2 < np.mean(kept) < 0.8
-    seen.clear()
-    ops.seq_conv(x, groups, dropout=0.5, training=False)
-    assert all(view.any(axis=(2, 3)).all() for view in seen[:1])
+    for j, group in enumerate(groups):
+        view = buffer[:, 2 * j : 2 * j + 8] * kept[j][:, :, None, None]
+        wanted = conv.reference_forward(view, group.conv.weight.numpy(), padding=1)
+        np.testing.assert_allclose(raw.numpy()[:, 2 * j : 2 * j + 2], wanted, rtol=0, atol=1e-12)
+    plain = ops.seq_conv(tensor(x, requires_grad=True), groups, dropout=0.5, training=False)[0]
+    assert plain.record.function.saved[-1] is None
 
 
 def test_inputs_that_need_no_gradient_get_none():
@@ -199,38 +191,40 @@ def peak(call):
 
 
 @pytest.mark.parametrize("windowed", [True, False])
-def test_one_buffer_its_gradient_and_what_one_group_needs(windowed):
-    """Forward allocates the buffer and raw; backward the buffer's gradient; each, besides, what one group's batch norm
-    and convolution need for themselves, measured on arrays that are there already."""
+def test_one_buffer_its_gradient_and_what_one_push_needs(windowed):
+    """Forward allocates the buffer and raw; backward the buffer's gradient; each, besides, the weights of all groups,
+    and what one group's batch norm and the widest convolution need, measured on arrays that are there."""
     if runtime.mode() != "compiled":
         pytest.skip("the reference unfolds images, and checked mode copies arrays into guard zones")
     rng, k, count, channels = np.random.default_rng(6), 8, 4, 32
-    x = tensor(rng.standard_normal((32, channels, 16, 16), np.float32), requires_grad=True)
+    x = tensor(rng.standard_normal((128, channels, 16, 16), np.float32), requires_grad=True)
     groups = make_groups(rng, channels, count, k, windowed, False, dtype=np.float32)
-    grads = rng.standard_normal((2, 32, count * k, 16, 16), np.float32)
+    grads = rng.standard_normal((2, 128, count * k, 16, 16), np.float32)
 
     def step():
         raw, act = ops.seq_conv(x, groups, windowed=windowed, training=True)
         return raw, act, peak(lambda: raw.record.function.backward(*grads))
 
     step()  # compiles and plans
-    view = np.zeros((32, groups[-1].conv.weight.shape[1], 16, 16), np.float32)
-    wide, weight, scale = np.zeros_like(grads[0]), groups[-1].conv.weight.data, np.ones(k, np.float32)
-    own, dview = wide[:, :k], np.zeros_like(view)
+    wide, view, scale = np.zeros_like(grads[0]), np.zeros_like(x.data), np.ones(k, np.float32)
+    weight = np.zeros((count * k, channels, 3, 3), np.float32)
 
-    def one_group():
+    def group_and_push():
+        own = wide[:, :k]
         draw = batch_norm.backward_train(own, own, own, scale, scale, scale, relu=True)[0]
-        conv.backward(draw, view, weight, padding=1, needs=(True, True, False), add_to=dview)
+        conv_scaled.weight_gradient(wide, view, weight)
+        conv_scaled.input_gradient(wide, weight, view)
+        return draw
 
-    one_group()
-    single = peak(one_group)[0]
+    group_and_push()
+    single = peak(group_and_push)[0]
     buffer = x.data.nbytes + grads[0].nbytes
-    assert single < 0.25 * x.data.nbytes + 4 * 16 * weight.nbytes, "one group alone must be small for this test to tell"
-    small = 64 << 10  # weight gradients of all groups, statistics, plans
+    assert single < 0.5 * x.data.nbytes, "one push alone must be small for this test to tell"
+    # Less than a tenth of the buffer: weights of all groups side by side, their gradients, both in parts; statistics.
+    small = 8 * count * k * (channels + count * k) * 9 * 4 + (64 << 10)
     forward, (raw, _, (backward, _)) = peak(lambda: ops.seq_conv(x, groups, windowed=windowed, training=True)), step()
     assert buffer + raw.data.nbytes <= forward[0] <= buffer + raw.data.nbytes + single + small
-    weights = sum(leaf.data.nbytes for leaf in leaves_of(groups))
-    assert buffer <= backward <= buffer + single + weights + small
+    assert buffer <= backward <= buffer + single + small
 
 
 def test_errors_come_before_anything_changes():
