@@ -7,6 +7,7 @@ convolution, 1000 classes (`tests/kernels/gpu/typical_calls.py`). A test there h
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 
@@ -17,8 +18,14 @@ class Launch(NamedTuple):
 
 def typical(name: str, expression: str) -> Launch:
     """The launch of an instantiation of `NAME.cu`: that of the longest key of LAUNCHES that it begins with."""
-    keys = [key for key in LAUNCHES if f"{name}.{expression}".startswith(key)]
+    kernel = f"{name}.{as_float(expression)}"
+    keys = [key for key in LAUNCHES if kernel.startswith(key)]
     return LAUNCHES[max(keys, key=len)] if keys else Launch(256)
+
+
+def as_float(expression: str) -> str:
+    """The instantiation for float that one for 16 bits computes, and is launched, as."""
+    return re.sub(r"\b(Half|BFloat16)\b", "float", expression)
 
 
 LAUNCHES: dict[str, Launch] = {
@@ -64,6 +71,11 @@ LAUNCHES: dict[str, Launch] = {
     "depthwise.weight_gradient<float, 1, 5, 5, 2, ": Launch(128, 23392),
     "depthwise.weight_gradient<float, 1, 7, 7, 1, ": Launch(128, 31376),
     "depthwise.weight_gradient<float, 1, 7, 7, 2, ": Launch(128, 36848),
+    "pointwise.convolve<double, ": Launch(128, 42320),
+    "pointwise.convolve<float, ": Launch(128, 43600),
+    "pointwise.pack<": Launch(128, 0),
+    "pointwise.weight_gradient<double, ": Launch(128, 34368),
+    "pointwise.weight_gradient<float, ": Launch(128, 34848),
     "whe.backward<double, 0, ": Launch(32, 49664),
     "whe.backward<double, 16, ": Launch(128, 41216),
     "whe.backward<double, 2, ": Launch(128, 32928),

@@ -18,6 +18,7 @@ KERNELS = nvrtc.kernel_names()
 # Bytes of local memory, of instantiations whose name begins so; all others have none.
 STACK = {
     "conv.convolve<": (16, "a strip's lanes, where they are scattered; `put_lanes` is not inlined, to compile in time"),
+    "pointwise.weight_gradient<double": (16, "the lanes of a strip that is cut short"),
     "whe.forward<float, 0": (128, "a group of any size up to 32: arrays of 32 channels with an index not known before"),
     "whe.forward<double, 0": (256, "the same"),
     "whe.backward<float, 0": (256, "the same, of channels and of their gradients"),
@@ -34,6 +35,8 @@ OCCUPANCY = {
     "depthwise.weight_gradient<double": (0.06, "the same, twice as wide"),
     "depthwise.weight_gradient<float, 1, 0": (0.09, "9x9 sums of each thread in shared memory"),
     "depthwise.weight_gradient<double, 1, 0": (0.03, "the same: 32 KB for one warp"),
+    "pointwise.convolve<": (0.125, "eight strips of sums in registers, 43 KB of images in shared memory"),
+    "pointwise.weight_gradient<": (0.125, "the same, 34 KB"),
     "whe.forward<": (0.125, "strips of a whole group of channels in registers"),
     "whe.forward<double, 0": (0.04, "the weights of a group of 32 in shared memory: 32 KB"),
     "whe.backward<": (0.125, "strips of a group in registers, tiles of it in shared memory"),
@@ -46,7 +49,8 @@ OCCUPANCY = {
 
 
 def allowed(table, kernel, otherwise):
-    """The entry of the longest key that the kernel's name begins with."""
+    """The entry of the longest key that the kernel's name begins with, where 16 bits are named as float."""
+    kernel = launches.as_float(kernel)
     keys = [key for key in table if kernel.startswith(key)]
     return table[max(keys, key=len)][0] if keys else otherwise
 

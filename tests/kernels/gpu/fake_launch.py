@@ -26,17 +26,23 @@ def signature(source, expression):
     """((C++ types of the parameters), threads that __launch_bounds__ allows) of an instantiation."""
     kernel, _, given = expression.partition("<")
     found = re.search(
-        rf"(?:template\s*<([^>]*)>\s*)?__global__\s+void\s+(?:__launch_bounds__\((\d+)[^)]*\)\s*)?{kernel}\(([^)]*)\)",
+        rf"(?:^template <(.*)>\s*)?__global__ void (?:__launch_bounds__\((\d+).*?\) )?{kernel}\(([^)]*)\)",
         source.read_text(),
+        re.MULTILINE,
     )
     assert found, f"{source} has no kernel {kernel}"
     template, bound, parameters = found.groups()
-    values = [value.strip() for value in given.rstrip("> ").split(",")] if given else []
-    names = [one.split("=")[0].split() for one in (template or "").split(",") if one.strip()]
-    types = {one[-1]: value for one, value in zip(names, values, strict=False) if one[0] in ("typename", "class")}
+    values = [value.strip() for value in given.removesuffix(">").split(",")] if given else []
+    types = {"unsigned": "unsigned int"}
+    for position, one in enumerate(re.sub(r"template <.*?> ", "", template or "").split(",")):
+        words = re.match(r"typename (\w+)(?: = Compute<(\w+)>)?", one.strip())
+        if words and position < len(values):
+            types[words[1]] = values[position]
+        elif words:
+            types[words[1]] = {"Half": "float", "BFloat16": "float"}.get(types[words[2]], types[words[2]])
     kinds = []
     for parameter in parameters.split(","):
-        text = re.sub(r"__restrict__|\w+\s*$", "", parameter.strip()).replace(" *", "*")
+        text = re.sub(r"__restrict__|\w+\s*$", "", parameter.strip())
         kinds.append(" ".join(types.get(word, word) for word in re.findall(r"\w+|\*", text)).replace(" *", "*"))
     return tuple(kinds), int(bound or 1024)
 
@@ -67,7 +73,7 @@ class Launch:
             if not kind.endswith("*"):
                 assert type(value) is cpu.TYPES[kind][0], where
             elif isinstance(value, np.ndarray):
-                assert value.dtype == cpu.ELEMENTS[kind.removeprefix("const ").removesuffix("*")], where
+                assert value.dtype == cpu._element(kind.removeprefix("const ").removesuffix("*")), where
                 assert value.flags.c_contiguous, where
             else:
                 assert type(value) is np.uint64 and value == 0, where

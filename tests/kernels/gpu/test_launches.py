@@ -35,12 +35,12 @@ def lines(found):
 
 
 def test_the_table_holds_what_the_faces_launch(recorded):
-    found = launched(recorded, np.float32) | launched(recorded, np.float64)
+    found = launched(recorded, np.float32) | launched(recorded, np.float64) | launched(recorded, np.float16)
     wrong = {kernel for kernel, launch in found.items() if launches.typical(*kernel.split(".", 1)) != launch}
     assert not wrong, f"{sorted(wrong)}: the table should be\n{lines(found)}"
 
 
-@pytest.mark.parametrize("dtype, name", [(np.float32, "float"), (np.float64, "double")])
+@pytest.mark.parametrize("dtype, name", [(np.float32, "float"), (np.float64, "double"), (np.float16, "Half")])
 def test_nothing_is_listed_that_no_face_launches(recorded, dtype, name):
     found = launched(recorded, dtype)
     files = {kernel.partition(".")[0] for kernel in found}

@@ -4,6 +4,7 @@ import numpy as np
 
 from cupynn import device
 from cupynn.kernels import (
+    activations,
     batch_norm,
     contract,
     contract_fold,
@@ -12,7 +13,9 @@ from cupynn.kernels import (
     conv_direct,
     cross_entropy,
     cross_layer,
+    dropout,
     im2col,
+    pointwise,
     pool,
     sgd,
     whe,
@@ -28,42 +31,58 @@ def call_all(dtype):
     def zeros(*shape):
         return device.asarray(np.zeros(shape, dtype))
 
-    x, y, small, channels = zeros(*MAPS), zeros(*MAPS), zeros(16, 64, 16, 16), zeros(64)
+    def wide(*shape):
+        """What is float32 where maps are of 16 bits: parameters."""
+        return device.asarray(np.zeros(shape, device.compute_dtype(np.dtype(dtype))))
 
-    for relu in (False, True):
-        batch_norm.forward_train(x, channels, channels, 1e-5, relu)
-        batch_norm.backward_train(x, x, y, channels, channels, channels, relu)
-        batch_norm.backward_eval(x, x, y, channels, channels, channels, 1e-5, relu)
+    x, y, small, tiny, channels = zeros(*MAPS), zeros(*MAPS), zeros(16, 64, 16, 16), zeros(16, 64, 2, 2), wide(64)
+    narrow = x.dtype.itemsize == 2
 
-    kernel, wide, d = zeros(64, 64, 3, 3), zeros(64, 64, 5, 5), zeros(64, 9, 9)
+    for relu in (False, True, 6):
+        for maps in (x, tiny):
+            out = batch_norm.forward_train(maps, channels, channels, 1e-5, relu)[0]
+            batch_norm.forward_train(maps, channels, channels, 1e-5, relu, residual=maps)
+            for residual in (False, True):
+                batch_norm.backward_train(maps, maps, out, channels, channels, channels, relu, residual)
+                batch_norm.backward_eval(maps, maps, out, channels, channels, channels, 1e-5, relu, residual)
+    for name in activations.ACTIVATIONS:
+        activations.backward(name, y, activations.forward(name, x))
+    dropout.forward(x, 0.5, (1, 2))
+
+    kernel, larger, d = wide(64, 64, 3, 3), wide(64, 64, 5, 5), wide(64, 9, 9)
     contract.forward(kernel, kernel)
-    contract.backward(wide, kernel, kernel)
-    contract.forward(kernel, zeros(64, 64, 1, 1))
-    contract.compose(d, zeros(64, 64, 9))
-    contract.compose_backward(zeros(64, 64, 9), d, zeros(64, 64, 9))
+    contract.backward(larger, kernel, kernel)
+    contract.forward(kernel, wide(64, 64, 1, 1))
+    contract.compose(d, wide(64, 64, 9))
+    contract.compose_backward(wide(64, 64, 9), d, wide(64, 64, 9))
     contract_fold.fold(kernel, channels, channels, channels, channels, channels)
     contract_fold.fold_backward(kernel, channels, kernel, channels, channels, channels, channels)
 
     g = conv.geometry(x.shape, kernel.shape, padding=1)
-    for method in (conv_direct, winograd):
+    for method in (conv_direct,) if narrow else (conv_direct, winograd):
         method.forward(x, kernel, channels, g)
         method.input_gradient(y, kernel, g)
         method.weight_gradient(y, x, kernel, g)
+    if not narrow:
+        g, one = conv.geometry(x.shape, (64, 64, 1, 1)), wide(64, 64, 1, 1)
+        pointwise.forward(x, one, channels, g)
+        pointwise.input_gradient(y, one, g)
+        pointwise.weight_gradient(y, x, one, g)
     im2col.im2col(x, (3, 3), (1, 1), (1, 1), (1, 1))
-    im2col.col2im(zeros(16, 576, 1024), x.shape, (3, 3), (1, 1), (1, 1), (1, 1))
+    im2col.col2im(wide(16, 576, 1024), x.shape, (3, 3), (1, 1), (1, 1), (1, 1))
 
     for size, stride in ((3, 1), (3, 2), (5, 1), (5, 2), (7, 1), (7, 2), (9, 1)):
-        w = zeros(64, 1, size, size)
+        w = wide(64, 1, size, size)
         g = conv.geometry(x.shape, w.shape, stride, size // 2, groups=64)
         grad = zeros(*g.output_shape)
         conv_depthwise.forward(x, w, channels, g)
         conv_depthwise.input_gradient(grad, w, g)
         conv_depthwise.weight_gradient(grad, x, w, g)
 
-    logits, targets = zeros(64, 1000), device.asarray(np.zeros(64, np.int64))
-    cross_entropy.backward(zeros(), cross_entropy.forward(logits, targets)[1], targets)
+    logits, targets = wide(64, 1000), device.asarray(np.zeros(64, np.int64))
+    cross_entropy.backward(wide(), cross_entropy.forward(logits, targets)[1], targets)
 
-    inputs, weight = [x] * 10, zeros(10, 64)
+    inputs, weight = [x] * 10, wide(10, 64)
     cross_layer.forward(inputs, weight)
     cross_layer.backward(y, inputs, weight, outputs=[zeros(*MAPS) for _ in inputs])
     cross_layer.centre(x, y, channels, channels, channels)
@@ -75,12 +94,12 @@ def call_all(dtype):
     pool.average_backward(small, x.shape, 2)
 
     for momentum, nesterov in ((0.0, False), (0.9, False), (0.9, True)):
-        velocity = zeros(*MAPS) if momentum else None
+        parameter, velocity = wide(10**6), wide(10**6) if momentum else None
         for count in (1, 2):
-            sgd.step_many([x] * count, [y] * count, [velocity] * count, 0.1, momentum, 0.0, nesterov)
+            sgd.step_many([parameter] * count, [parameter] * count, [velocity] * count, 0.1, momentum, 0.0, nesterov)
 
     for group in (2, 4, 8, 16, 32):
-        weights = [zeros(64 // group, group, group) for _ in range(4)]
+        weights = [wide(64 // group, group, group) for _ in range(4)]
         for activation in whe.ACTIVATIONS:
             whe.forward(x, *weights, activation)
             whe.backward(y, x, *weights, activation)
