@@ -154,7 +154,7 @@ def _wrap(array: Array, function: Function, record: Record | None, position: int
     tensor.data = array
     tensor.grad = None
     tensor._position = position
-    if record is not None and is_floating(array.dtype):
+    if record is not None and (array.dtype.kind == "f" or is_floating(array.dtype)):
         tensor._requires_grad = True
         tensor.record = record
     else:

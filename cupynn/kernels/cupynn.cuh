@@ -30,7 +30,8 @@
 
 // Numbers of 16 bits, as arrays hold them: a kernel reads them into float, computes there, and rounds to nearest even
 // when it writes. Half is IEEE 754's binary16, BFloat16 the upper half of a float.
-// On the CPU both are bit arithmetic, which compilers turn into vector code; g++ 12 converts _Float16 one at a time.
+// On the CPU both are bit arithmetic, which compilers turn into vector code; g++ 12 converts _Float16 one at a time, and
+// makes no vector code of a loop that assigns structs: hence operator=.
 #define CUPYNN_STORAGE_TYPES
 struct Half {
     unsigned short bits;
@@ -49,6 +50,10 @@ struct Half {
         const unsigned number = (rounded >> 13 & 0x7c00u) + (rounded & 0x0fffu);
         bits = (unsigned short)((all >> 16 & 0x8000u) | (size > 0x7f800000u ? 0x7e00u : number));
 #endif
+    }
+    __device__ __forceinline__ Half& operator=(float value) {
+        bits = Half(value).bits;
+        return *this;
     }
     __device__ __forceinline__ operator float() const {
 #ifdef CUPYNN_GPU
@@ -69,6 +74,10 @@ struct BFloat16 {
     __device__ __forceinline__ BFloat16(float value) {
         const unsigned all = __float_as_uint(value), rounded = (all + 0x7fffu + (all >> 16 & 1u)) >> 16;
         bits = (unsigned short)((all & 0x7fffffffu) > 0x7f800000u ? all >> 16 | 0x40u : rounded);  // a NaN stays one
+    }
+    __device__ __forceinline__ BFloat16& operator=(float value) {
+        bits = BFloat16(value).bits;
+        return *this;
     }
     __device__ __forceinline__ operator float() const { return __uint_as_float((unsigned)bits << 16); }
 };
