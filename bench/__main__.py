@@ -15,6 +15,7 @@ BENCHES = {
     "depthwise": "depthwise convolutions of MobileNet's kinds, beside their floor and PyTorch",
     "cross_layer": "cross-layer depthwise convolution of 16 layers, beside its floor, PyTorch and torch.compile",
     "seq_conv": "a SeqConv layer, plain and reduced, forward and backward, beside its floor and PyTorch",
+    "batch_norm": "batch norm alone and fused, and activations, beside their floor and PyTorch",
     "kernels": "every other kernel beside its floor",
     "contraction": "contractions of ExpandNets and DO-Conv, beside their floor, a BLAS and PyTorch",
     "do_conv": "DO-Conv by kernel composition, beside the authors' way in PyTorch",

@@ -63,7 +63,7 @@ def cases(batch: int, torch):
 def _norm(x, grad, y, gamma, beta, mean, variance, inv_std, cost, torch):
     """Batch norm with ReLU: training forward and backward, inference."""
     train = {"cupynn": lambda: batch_norm.forward_train(x, gamma, beta, 1e-5, relu=True)}
-    back = {"cupynn": lambda: batch_norm.backward_train(grad, x, y, gamma, mean, inv_std, relu=True)}
+    back = {"cupynn": lambda: batch_norm.backward_train(grad, x, None, gamma, beta, mean, inv_std, relu=True)}
     infer = {"cupynn": lambda: batch_norm.forward_eval(x, gamma, beta, mean, variance, 1e-5, relu=True)}
     if torch:
         aten = torch.ops.aten

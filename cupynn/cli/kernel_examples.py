@@ -74,7 +74,7 @@ def _batch_norm(normal: Normal) -> Example:
 
     def run() -> list[Array]:
         y, mean, variance, inv_std = batch_norm.forward_train(x, gamma, beta, 1e-5)
-        return [y, mean, variance, *batch_norm.backward_train(grad, x, y, gamma, mean, inv_std)]
+        return [y, mean, variance, *batch_norm.backward_train(grad, x, y, gamma, beta, mean, inv_std)]
 
     return run
 

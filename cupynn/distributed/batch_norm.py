@@ -59,14 +59,14 @@ class SynchronisedBatchNorm(Function):
         for running, of_batch in ((self.running_mean, mean), (self.running_var, unbiased)):
             running *= 1 - self.momentum
             running += self.momentum * of_batch
-        self.save(x, y if self.relu else None, weight, mean, variance)
+        self.save(x, y if self.relu and residual else None, weight, bias, mean, variance)
         return y
 
     def backward(self, grad):
-        x, y, weight, mean, variance = self.saved
+        x, y, weight, bias, mean, variance = self.saved
         xp = xp_of(x)
         options = self.eps, self.relu, self.adds
-        dx, dweight, dbias, *dresidual = kernel.backward_eval(grad, x, y, weight, mean, variance, *options)
+        dx, dweight, dbias, *dresidual = kernel.backward_eval(grad, x, y, weight, bias, mean, variance, *options)
         sums = xp.stack([dbias, dweight])
         self.batch.sum(sums)
         inv_std = 1 / xp.sqrt(variance + variance.dtype.type(self.eps))

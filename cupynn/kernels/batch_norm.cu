@@ -24,8 +24,8 @@
 // Threads: x walks along a plane in strips of LANES elements (32 on the CPU; 1 on the GPU, where neighbouring threads
 // read neighbouring elements), y walks over images or planes.
 //
-// Floor, per element: forward 2 reads (3 with a residual) and 1 write, 7 operations; backward 4 reads (6 with ReLU's
-// mask) and 1 write, 9 operations; with ReLU and residual 5 reads and 2 writes. Memory bandwidth bounds all.
+// Floor, per element: forward 2 reads (3 with a residual) and 1 write, 7 operations; backward 4 reads and 1 write, 9
+// operations; with ReLU and residual 5 reads and 2 writes. Memory bandwidth bounds all.
 #include "cupynn.cuh"
 
 constexpr int MAX_THREADS = 256;
@@ -182,8 +182,10 @@ __global__ void statistics_in_rows(const S* __restrict__ x, T* __restrict__ chun
         b += deviation * deviation;
     });
     rows.each_channel([&](int c) {
-        chunk_mean[rows.slot(c)] = about[c * plane] + rows.total(sum, c) / count;
-        chunk_squares[rows.slot(c)] = rows.total(squares, c);
+        const T left = rows.total(sum, c), more = left * (left / count);  // one sum after the other rounds more
+        const T total = rows.total(squares, c);
+        chunk_mean[rows.slot(c)] = about[c * plane] + left / count;
+        chunk_squares[rows.slot(c)] = total > more ? total - more : total - total;
     });
 }
 
@@ -225,10 +227,15 @@ template <int RELU, typename T> __device__ __forceinline__ T activate(T value) {
     return value;
 }
 
-// grad f'(y)
+// y before f and without a residual. Backward computes it as forward does, to the same bits, and reads no y.
+template <typename T> __device__ __forceinline__ T affine(T x, T about, T scale, T shift) {
+    return (x - about) * scale + shift;
+}
+
+// grad f'(y), y behind f or before. A product, as of `keep ? grad : 0` g++ makes a load that waits for the mask, and so
+// leaves half of the memory's bandwidth unused. It turns an infinite gradient where f is flat into a NaN.
 template <int RELU, typename T> __device__ __forceinline__ T masked(T grad, T y) {
-    if (RELU == 6) return y > T(0) && y < T(6) ? grad : T(0);
-    return y > T(0) ? grad : T(0);
+    return grad * (y > T(0) && (RELU != 6 || y < T(6)) ? T(1) : T(0));
 }
 
 // y from the statistics. A block takes `planes_per_block` neighbouring planes.
@@ -247,7 +254,7 @@ __global__ void normalise(const S* __restrict__ x, const T* __restrict__ mean, c
         S* to = y + n * y_pitch + channel;
         STRIP_LOOP
         for (int i = threadIdx.x; i < plane; i += blockDim.x) {
-            T value = (from[i] - about) * scale + shift;
+            T value = affine(T(from[i]), about, scale, shift);
             if (RESIDUAL) value += T(more[i]);
             to[i] = activate<RELU>(value);
         }
@@ -255,22 +262,26 @@ __global__ void normalise(const S* __restrict__ x, const T* __restrict__ mean, c
     }
 }
 
-// chunk_grad, chunk_product (chunks, channels): a chunk's sums of g and of g * (x - mean). KEEP: g goes to dresidual.
+// chunk_grad, chunk_product (chunks, channels): a chunk's sums of g and of g * (x - mean). KEEP: there was a residual, so
+// y is read, and g goes to dresidual.
 template <typename S, int LANES, int RELU, bool KEEP, typename T = Compute<S>>
 __global__ void gradient_sums(const S* __restrict__ grad, const S* __restrict__ x, const S* __restrict__ y,
-                              const T* __restrict__ mean, T* __restrict__ chunk_grad, T* __restrict__ chunk_product,
+                              const T* __restrict__ mean, const T* __restrict__ inv_std, const T* __restrict__ gamma,
+                              const T* __restrict__ beta, T* __restrict__ chunk_grad, T* __restrict__ chunk_product,
                               S* __restrict__ dresidual, long long grad_pitch, long long x_pitch, long long y_pitch,
                               int images, int channels, int plane, int images_per_chunk) {
     const Chunk chunk(images, channels, plane, images_per_chunk);
-    const T about = mean[chunk.channel];
+    const int c = chunk.channel;
+    const T about = mean[c], scale = gamma ? gamma[c] * inv_std[c] : inv_std[c], shift = beta ? beta[c] : T(0);
     const long long pitch = (long long)channels * plane;
     T sum[LANES] = {}, product[LANES] = {};
     chunk.template each<LANES>([&](int lane, int n, long long at) {
+        const T value = x[n * x_pitch + at];
         T g = grad[n * grad_pitch + at];
-        if (RELU) g = masked<RELU>(g, T(y[n * y_pitch + at]));
+        if (RELU) g = masked<RELU>(g, KEEP ? T(y[n * y_pitch + at]) : affine(value, about, scale, shift));
         if (KEEP) dresidual[n * pitch + at] = g;
         sum[lane] += g;
-        product[lane] += g * (x[n * x_pitch + at] - about);
+        product[lane] += g * (value - about);
     });
     const T total = block_sum(sum), total_product = block_sum(product);
     if (threadIdx.x == 0 && threadIdx.y == 0) {
@@ -282,25 +293,33 @@ __global__ void gradient_sums(const S* __restrict__ grad, const S* __restrict__ 
 // As `gradient_sums`.
 template <typename S, int RELU, bool KEEP, typename T = Compute<S>>
 __global__ void gradient_sums_in_rows(const S* __restrict__ grad, const S* __restrict__ x, const S* __restrict__ y,
-                                      const T* __restrict__ mean, T* __restrict__ chunk_grad,
-                                      T* __restrict__ chunk_product, S* __restrict__ dresidual, long long grad_pitch,
-                                      long long x_pitch, long long y_pitch, int images, int channels, int plane,
-                                      int images_per_chunk) {
-    __shared__ T all[3][WIDTH];
+                                      const T* __restrict__ mean, const T* __restrict__ inv_std,
+                                      const T* __restrict__ gamma, const T* __restrict__ beta,
+                                      T* __restrict__ chunk_grad, T* __restrict__ chunk_product,
+                                      S* __restrict__ dresidual, long long grad_pitch, long long x_pitch,
+                                      long long y_pitch, int images, int channels, int plane, int images_per_chunk) {
+    __shared__ T all[5][WIDTH];
     T *sum = register_pointer(all[0]), *product = register_pointer(all[1]), *about = register_pointer(all[2]);
+    T *scale = register_pointer(all[3]), *shift = register_pointer(all[4]);
     const Rows rows(images, channels, plane, images_per_chunk);
     const long long pitch = (long long)channels * plane;
-    rows.each_channel([&](int c) {
-        rows.spread(about, c, mean[rows.channel + c]);
-        rows.spread(sum, c, T(0));
-        rows.spread(product, c, T(0));
+    rows.each_channel([&](int block_channel) {
+        const int c = rows.channel + block_channel;
+        rows.spread(sum, block_channel, T(0));
+        rows.spread(product, block_channel, T(0));
+        rows.spread(about, block_channel, mean[c]);
+        if (RELU && !KEEP) {
+            rows.spread(scale, block_channel, gamma ? gamma[c] * inv_std[c] : inv_std[c]);
+            rows.spread(shift, block_channel, beta ? beta[c] : T(0));
+        }
     });
     rows.reduce(sum, product, [&](int i, int n, long long at, T& a, T& b) {
+        const T value = x[n * x_pitch + at];
         T g = grad[n * grad_pitch + at];
-        if (RELU) g = masked<RELU>(g, T(y[n * y_pitch + at]));
+        if (RELU) g = masked<RELU>(g, KEEP ? T(y[n * y_pitch + at]) : affine(value, about[i], scale[i], shift[i]));
         if (KEEP) dresidual[n * pitch + at] = g;
         a += g;
-        b += g * (x[n * x_pitch + at] - about[i]);
+        b += g * (value - about[i]);
     });
     rows.each_channel([&](int c) {
         chunk_grad[rows.slot(c)] = rows.total(sum, c);
@@ -324,28 +343,27 @@ __global__ void combine_gradients(const T* __restrict__ chunk_grad, const T* __r
     }
 }
 
-// dx. In evaluation the statistics are constants: dx = gamma * inv_std * g, and x is not read.
+// dx. In evaluation the statistics are constants: dx = gamma * inv_std * g, and x is read for ReLU only.
 template <typename S, int RELU, bool TRAINING, typename T = Compute<S>>
-__global__ void gradient(const S* __restrict__ grad, const S* __restrict__ x, const S* __restrict__ y,
-                         const T* __restrict__ mean, const T* __restrict__ inv_std, const T* __restrict__ gamma,
+__global__ void gradient(const S* __restrict__ grad, const S* __restrict__ x, const T* __restrict__ mean,
+                         const T* __restrict__ inv_std, const T* __restrict__ gamma, const T* __restrict__ beta,
                          const T* __restrict__ dgamma, const T* __restrict__ dbeta, S* __restrict__ dx, T count,
-                         long long grad_pitch, long long x_pitch, long long y_pitch, long long planes, int channels,
-                         int plane, int planes_per_block) {
+                         long long grad_pitch, long long x_pitch, long long planes, int channels, int plane,
+                         int planes_per_block) {
     const long long first = (long long)blockIdx.x * planes_per_block;
     const long long last = first + planes_per_block < planes ? first + planes_per_block : planes;
     int n = int((first + threadIdx.y) / channels), c = int((first + threadIdx.y) % channels);
     for (long long p = first + threadIdx.y; p < last; p += blockDim.y) {
-        const T scale = gamma ? gamma[c] * inv_std[c] : inv_std[c];
-        const T about = mean[c], shift = dbeta[c] / count, slope = dgamma[c] * inv_std[c] / count;
+        const T about = mean[c], scale = gamma ? gamma[c] * inv_std[c] : inv_std[c], shift = beta ? beta[c] : T(0);
+        const T constant = dbeta[c] / count, slope = dgamma[c] * inv_std[c] / count;
         const long long channel = (long long)c * plane;
         const S *grad_row = grad + n * grad_pitch + channel, *x_row = x + n * x_pitch + channel;
-        const S* y_row = y + n * y_pitch + channel;
         S* dx_row = dx + p * plane;
         STRIP_LOOP
         for (int i = threadIdx.x; i < plane; i += blockDim.x) {
             T g = grad_row[i];
-            if (RELU) g = masked<RELU>(g, T(y_row[i]));
-            dx_row[i] = TRAINING ? scale * (g - shift - (x_row[i] - about) * slope) : scale * g;
+            if (RELU) g = masked<RELU>(g, affine(T(x_row[i]), about, scale, shift));
+            dx_row[i] = TRAINING ? scale * (g - constant - (x_row[i] - about) * slope) : scale * g;
         }
         step(n, c, channels);
     }

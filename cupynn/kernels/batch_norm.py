@@ -90,24 +90,25 @@ def backward_train(
     x: Array,
     y: Array | None,
     gamma: Array | None,
+    beta: Array | None,
     mean: Array,
     inv_std: Array,
     relu: Relu = False,
     residual: bool = False,
 ) -> tuple[Array, ...]:
     """(dx, dgamma, dbeta) of `forward_train`, and with residual=True dresidual, which without ReLU is grad itself.
-    `y` is the output and only read with ReLU.
+    `y` is the output, read with ReLU and a residual; without one the mask is computed anew from x, gamma and beta.
 
     g = grad * f'(y)              xhat = (x - mean) * inv_std
     dbeta = sum g                 dgamma = sum g * xhat              dresidual = g
     dx = gamma * inv_std * (g - dbeta / M - xhat * dgamma / M)
     """
-    _check(x, gamma=gamma, mean=mean, inv_std=inv_std)
-    _check_grad(grad, x, y, relu)
-    if x.size == 0 or not runtime.compiled_for(grad, x, y, gamma, mean, inv_std, narrow=True):
-        gradients = reference_backward_train(wide(grad), wide(x), y, gamma, mean, inv_std, relu, residual)
+    _check(x, gamma=gamma, beta=beta, mean=mean, inv_std=inv_std)
+    _check_grad(grad, x, y, relu and residual)
+    if x.size == 0 or not runtime.compiled_for(grad, x, y, gamma, beta, mean, inv_std, narrow=True):
+        gradients = reference_backward_train(wide(grad), wide(x), y, gamma, beta, mean, inv_std, relu, residual)
         return _narrowed(gradients, x)
-    return backward(grad, x, y, gamma, mean, inv_std, relu, residual, training=True)
+    return backward(grad, x, y, gamma, beta, mean, inv_std, relu, residual, training=True)
 
 
 def backward_eval(
@@ -115,6 +116,7 @@ def backward_eval(
     x: Array,
     y: Array | None,
     gamma: Array | None,
+    beta: Array | None,
     running_mean: Array,
     running_var: Array,
     eps: float,
@@ -122,13 +124,14 @@ def backward_eval(
     residual: bool = False,
 ) -> tuple[Array, ...]:
     """(dx, dgamma, dbeta) of `forward_eval`, and dresidual: as in training, but the statistics do not depend on x."""
-    _check(x, gamma=gamma, running_mean=running_mean, running_var=running_var)
-    _check_grad(grad, x, y, relu)
-    if x.size == 0 or not runtime.compiled_for(grad, x, y, gamma, running_mean, running_var, narrow=True):
-        statistics = running_mean, running_var
-        gradients = reference_backward_eval(wide(grad), wide(x), y, gamma, *statistics, eps, relu, residual)
+    _check(x, gamma=gamma, beta=beta, running_mean=running_mean, running_var=running_var)
+    _check_grad(grad, x, y, relu and residual)
+    if x.size == 0 or not runtime.compiled_for(grad, x, y, gamma, beta, running_mean, running_var, narrow=True):
+        norm = gamma, beta, running_mean, running_var
+        gradients = reference_backward_eval(wide(grad), wide(x), y, *norm, eps, relu, residual)
         return _narrowed(gradients, x)
-    return backward(grad, x, y, gamma, running_mean, _inv_std(running_var, eps), relu, residual, training=False)
+    inv_std = _inv_std(running_var, eps)
+    return backward(grad, x, y, gamma, beta, running_mean, inv_std, relu, residual, training=False)
 
 
 def reference_forward_train(x, gamma, beta, eps, relu=False, residual=None):
@@ -145,7 +148,8 @@ def reference_forward_eval(x, gamma, beta, running_mean, running_var, eps, relu=
     return _affine(x, running_mean, _inv_std(running_var, eps), gamma, beta, relu, residual)
 
 
-def reference_backward_train(grad, x, y, gamma, mean, inv_std, relu=False, residual=False):
+def reference_backward_train(grad, x, y, gamma, beta, mean, inv_std, relu=False, residual=False):
+    y = y if residual else _affine(x, mean, inv_std, gamma, beta, relu, None)
     grad, xhat, dgamma, dbeta = _sums(grad, x, y, mean, inv_std, relu)
     scale = inv_std if gamma is None else gamma * inv_std
     count = x.dtype.type(max(_count(x), 1))
@@ -153,8 +157,9 @@ def reference_backward_train(grad, x, y, gamma, mean, inv_std, relu=False, resid
     return (dx, dgamma, dbeta, grad) if residual else (dx, dgamma, dbeta)
 
 
-def reference_backward_eval(grad, x, y, gamma, running_mean, running_var, eps, relu=False, residual=False):
+def reference_backward_eval(grad, x, y, gamma, beta, running_mean, running_var, eps, relu=False, residual=False):
     inv_std = _inv_std(running_var, eps)
+    y = y if residual else _affine(x, running_mean, inv_std, gamma, beta, relu, None)
     grad, _, dgamma, dbeta = _sums(grad, x, y, running_mean, inv_std, relu)
     dx = grad * _channels(inv_std if gamma is None else gamma * inv_std, x)
     return (dx, dgamma, dbeta, grad) if residual else (dx, dgamma, dbeta)
@@ -166,17 +171,17 @@ def cost(
     """(bytes, operations) that each pass over x of `shape` must cost.
 
     Forward in training reads x twice (statistics, normalisation) and the residual, and writes y; evaluation reads x
-    once. Backward reads grad and x twice (and y twice for ReLU's mask) and writes dx. With ReLU and a residual its
-    first half writes the masked gradient, which the second reads in place of grad and y.
+    once. Backward reads grad and x twice and writes dx. With ReLU and a residual its first half reads y for the mask
+    and writes the masked gradient, which the second reads in place of grad.
     """
     elements = math.prod(shape)
     mask, more = 1 if relu else 0, 1 if residual else 0
-    arrays = 7 if relu and residual else 5 + 2 * mask
+    arrays = 7 if relu and residual else 5
     return {
         "forward_train": ((3 + more) * elements * itemsize, (7 + mask + more) * elements),
         "forward_eval": ((2 + more) * elements * itemsize, (3 + mask + more) * elements),
         "backward_train": (arrays * elements * itemsize, (9 + 2 * mask) * elements),
-        "backward_eval": ((arrays - 1) * elements * itemsize, (5 + 2 * mask) * elements),
+        "backward_eval": ((arrays - (not mask or more)) * elements * itemsize, (5 + 2 * mask) * elements),
     }
 
 
@@ -268,10 +273,10 @@ def _check_around(x, relu, out, residual):
         raise ValueError(f"batch_norm: the images of out must be contiguous; its strides are {out.strides}")
 
 
-def _check_grad(grad, x, y, relu):
-    if relu and y is None:
-        raise ValueError("batch_norm: relu=True needs the forward pass's output y for the mask; y is None")
-    for name, values in {"grad": grad, "y": y if relu else None}.items():
+def _check_grad(grad, x, y, needs_y):
+    if needs_y and y is None:
+        raise ValueError("batch_norm: ReLU and a residual need the forward pass's output y for the mask; y is None")
+    for name, values in {"grad": grad, "y": y if needs_y else None}.items():
         if values is None:
             continue
         if values.shape != x.shape:

@@ -108,6 +108,7 @@ def backward(
     x: Array,
     y: Array | None,
     gamma: Array | None,
+    beta: Array | None,
     mean: Array,
     inv_std: Array,
     relu: int,
@@ -116,27 +117,27 @@ def backward(
 ) -> tuple[Array, ...]:
     """(dx, dgamma, dbeta), and dresidual with `residual`."""
     xp, launch = xp_of(x), _launch_of(x)
-    gamma, mean, inv_std = _contiguous(xp, gamma, mean, inv_std)
+    gamma, beta, mean, inv_std = _contiguous(xp, gamma, beta, mean, inv_std)
     dx = xp.empty(x.shape, x.dtype)
     channels, count = x.shape[1], runtime.scalar(x.dtype, x.size // x.shape[1])
     keep = bool(relu and residual)
     dresidual = xp.empty(x.shape, x.dtype) if keep else grad
-    images = [None if image is None else with_whole_images(image) for image in (grad, x, y if relu else None)]
+    images = [None if image is None else with_whole_images(image) for image in (grad, x, y if keep else None)]
     (grad, x, y), pitches = zip(*map(span, images), strict=True)
     chunk_grad, chunk_product = chunked = xp.empty((2, launch.chunks, channels), mean.dtype)
     suffix, arguments = launch.reduce
     arguments += f", {int(relu)}, {_cpp(keep)}"
-    args = grad, x, y, mean, chunk_grad, chunk_product, dresidual if keep else None, *pitches, *launch.chunk_sizes
-    outputs = (*chunked, dresidual) if keep else tuple(chunked)
+    norm, outputs = (mean, inv_std, gamma, beta), (*chunked, dresidual) if keep else tuple(chunked)
+    args = grad, x, y, *norm, *chunked, dresidual if keep else None, *pitches, *launch.chunk_sizes
     _run("gradient_sums" + suffix, arguments, launch.chunk_grid, launch.chunk_block, args, outputs)
     dgamma, dbeta = xp.empty((2, channels), mean.dtype)
     args = chunk_grad, chunk_product, inv_std, dgamma, dbeta, launch.chunks, channels
     _run("combine_gradients", runtime.ctype(mean), *launch.per_channel, args, (dgamma, dbeta))
-    if keep:  # it holds g, so neither grad nor the mask is read again
-        relu, y, (grad, pitch) = False, None, span(dresidual)
+    if keep:  # it holds g, so neither grad nor the mask is needed again
+        relu, (grad, pitch) = False, span(dresidual)
         pitches = pitch, *pitches[1:]
     arguments = f"{runtime.ctype(dx)}, {int(relu)}, {_cpp(training)}"
-    args = grad, x, y, mean, inv_std, gamma, dgamma, dbeta, dx, count, *pitches, *launch.plane_sizes
+    args = grad, x, *norm, dgamma, dbeta, dx, count, *pitches[:2], *launch.plane_sizes
     _run("gradient", arguments, launch.blocks, launch.block, args, (dx,))
     return (dx, dgamma, dbeta, dresidual) if residual else (dx, dgamma, dbeta)
 

@@ -22,7 +22,7 @@ class BatchNormTraining(Function):
             self.running_mean += self.momentum * mean
             self.running_var *= 1 - self.momentum
             self.running_var += (self.momentum * count / (count - 1)) * variance
-        self.save(x, y if self.relu else None, weight, mean, inv_std)
+        self.save(x, y if self.relu and residual else None, weight, bias, mean, inv_std)
         return y
 
     def backward(self, grad):
@@ -40,7 +40,7 @@ class BatchNormEvaluation(Function):
         y = kernel.forward_eval(x, weight, bias, *running, self.eps, self.relu, self.out, *residual)
         if any(self.needs_grad):  # copies, since training steps before backward would change the running statistics
             statistics = self.running_mean.copy(), self.running_var.copy()
-            self.save(x, y if self.relu else None, weight, *statistics)
+            self.save(x, y if self.relu and residual else None, weight, bias, *statistics)
         return y
 
     def backward(self, grad):

@@ -84,15 +84,15 @@ def test_backward_equals_the_reference_in_float64(case, training):
     y, mean, variance, inv_std = (a.astype(x.dtype) for a in outputs)
     options = relu, residual is not None
     if training:
-        rest = (gamma, mean, inv_std, *options)
+        rest = (gamma, beta, mean, inv_std, *options)
         face, reference = batch_norm.backward_train, batch_norm.reference_backward_train
-        exact = (*wide(gamma, mean, inv_std), *options)
+        exact = (*wide(gamma, beta, mean, inv_std), *options)
     else:
-        rest = (gamma, mean, variance, EPS, *options)
+        rest = (gamma, beta, mean, variance, EPS, *options)
         face, reference = batch_norm.backward_eval, batch_norm.reference_backward_eval
-        exact = (*wide(gamma, mean, variance), EPS, *options)
+        exact = (*wide(gamma, beta, mean, variance), EPS, *options)
     with mock.patch.dict(batch_norm.CPU, sizes):
-        dx, dgamma, dbeta, *dresidual = face(grad, x, y if relu else None, *rest)
+        dx, dgamma, dbeta, *dresidual = face(grad, x, None if residual is None else y, *rest)
     want = reference(*wide(grad, x, y), *exact)
     tolerance, xhat = rounding(x, gamma, mean, inv_std)
     most, count = np.abs(grad).max(), x.size // x.shape[1]
@@ -119,14 +119,14 @@ def test_reference_backward_is_the_gradient(shape, training, relu):
             return batch_norm.reference_forward_train(x, gamma, beta, EPS, relu, residual)[0]
 
         y, batch_mean, _, inv_std = batch_norm.reference_forward_train(x, gamma, beta, EPS, relu, residual)
-        got = batch_norm.reference_backward_train(grad, x, y, gamma, batch_mean, inv_std, relu, True)
+        got = batch_norm.reference_backward_train(grad, x, y, gamma, beta, batch_mean, inv_std, relu, True)
     else:
 
         def forward(x, gamma, beta, residual):
             return batch_norm.reference_forward_eval(x, gamma, beta, mean, variance, EPS, relu, residual)
 
         y = forward(x, gamma, beta, residual)
-        got = batch_norm.reference_backward_eval(grad, x, y, gamma, mean, variance, EPS, relu, True)
+        got = batch_norm.reference_backward_eval(grad, x, y, gamma, beta, mean, variance, EPS, relu, True)
     inside = y[(y > 0) & (y < 6)]
     assert not relu or min(inside.min(), (6 - inside).min()) > 1e-4  # no step crosses a corner
     want = (
@@ -171,7 +171,7 @@ def test_two_runs_give_the_same_bits():
 
     def run():
         y, mean, variance, inv_std = batch_norm.forward_train(x, gamma, beta, EPS, True)
-        gradients = batch_norm.backward_train(grad, x, y, gamma, mean, inv_std, True)
+        gradients = batch_norm.backward_train(grad, x, None, gamma, beta, mean, inv_std, True)
         return b"".join(a.tobytes() for a in (y, mean, variance, inv_std, *gradients))
 
     assert run() == run()
@@ -201,12 +201,12 @@ def test_a_residual_may_be_channels_of_a_wider_array():
     y, mean, _, inv_std = batch_norm.forward_train(x, None, None, EPS, True, residual=residual)
     want = batch_norm.reference_forward_train(x, None, None, EPS, True, residual)[0]
     np.testing.assert_allclose(y, want, rtol=0, atol=1e-14)
-    got = batch_norm.backward_train(grad, x, y, None, mean, inv_std, True, True)
-    want = batch_norm.reference_backward_train(grad, x, y, None, mean, inv_std, True, True)
+    got = batch_norm.backward_train(grad, x, y, None, None, mean, inv_std, True, True)
+    want = batch_norm.reference_backward_train(grad, x, y, None, None, mean, inv_std, True, True)
     for one, other in zip(got, want, strict=True):
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-13)
     assert not np.may_share_memory(got[3], grad)
-    assert batch_norm.backward_train(grad, x, None, None, mean, inv_std, False, True)[3] is grad
+    assert batch_norm.backward_train(grad, x, None, None, None, mean, inv_std, False, True)[3] is grad
 
 
 def test_strided_input_is_read_as_it_looks():
@@ -220,7 +220,7 @@ def test_empty_batch_gives_an_empty_output_in_evaluation_only():
     x, ones = np.empty((0, 2, 3, 3), np.float32), np.ones(2, np.float32)
     y = batch_norm.forward_eval(x, None, None, ones, ones, EPS, True)
     assert y.shape == x.shape
-    dx, dgamma, dbeta = batch_norm.backward_eval(x, x, y, None, ones, ones, EPS, True)
+    dx, dgamma, dbeta = batch_norm.backward_eval(x, x, y, None, None, ones, ones, EPS, True)
     assert dx.shape == x.shape and not dgamma.any() and not dbeta.any()
     with pytest.raises(ValueError, match="more than one value per channel"):
         batch_norm.forward_train(x, None, None, EPS)
@@ -243,9 +243,9 @@ def test_errors_name_the_argument():
     with pytest.raises(ValueError, match=r"\(N, C\) or \(N, C, H, W\)"):
         batch_norm.forward_train(np.ones((4, 2, 3), np.float32), None, None, EPS)
     with pytest.raises(ValueError, match=r"grad must have x's shape \(4, 2\)"):
-        batch_norm.backward_train(two, x, None, None, two, two)
-    with pytest.raises(ValueError, match="needs the forward pass's output y"):
-        batch_norm.backward_train(x, x, None, None, two, two, relu=True)
+        batch_norm.backward_train(two, x, None, None, None, two, two)
+    with pytest.raises(ValueError, match="need the forward pass's output y"):
+        batch_norm.backward_train(x, x, None, None, None, two, two, relu=True, residual=True)
     with pytest.raises(ValueError, match="relu must be False, True or 6, which is ReLU6; got 5"):
         batch_norm.forward_train(x, None, None, EPS, relu=5)
     with pytest.raises(
@@ -262,17 +262,17 @@ def test_on_each_device(device, shape, relu):
     gamma, beta = rng.normal(size=(2, shape[1])).astype(np.float32)
     on = [asarray(a) for a in (x, gamma, beta, grad, residual)]
     y, mean, variance, inv_std = batch_norm.forward_train(*on[:3], EPS, relu, None, on[4])
-    *gradients, dresidual = batch_norm.backward_train(on[3], on[0], y, on[1], mean, inv_std, relu, True)
+    *gradients, dresidual = batch_norm.backward_train(on[3], on[0], y, *on[1:3], mean, inv_std, relu, True)
     evaluated = batch_norm.forward_eval(*on[:3], mean, variance, EPS, relu, None, on[4])
     want = batch_norm.reference_forward_train(*wide(x, gamma, beta), EPS, relu, *wide(residual))
     tolerance, xhat = rounding(x, gamma, want[1], want[3])
     np.testing.assert_allclose(to_numpy(y), want[0], rtol=0, atol=tolerance)
     np.testing.assert_allclose(to_numpy(evaluated), want[0], rtol=0, atol=tolerance)
     statistics = wide(*map(to_numpy, (y, mean, inv_std)))
-    statistics = statistics[0], *wide(gamma), *statistics[1:]
+    statistics = statistics[0], *wide(gamma, beta), *statistics[1:]
     *want, masked = batch_norm.reference_backward_train(*wide(grad, x), *statistics, relu, True)
     np.testing.assert_array_equal(to_numpy(dresidual), masked)
     most, count = np.abs(grad).max(), x.size // shape[1]
-    bounds = (tolerance * (1 + xhat) * statistics[3].max() * most, tolerance * count * most, tolerance * count * most)
+    bounds = (tolerance * (1 + xhat) * statistics[4].max() * most, tolerance * count * most, tolerance * count * most)
     for got, exact, bound in zip(gradients, want, bounds, strict=True):
         np.testing.assert_allclose(to_numpy(got), exact, rtol=0, atol=bound)

@@ -78,8 +78,8 @@ def test_batch_norm_in_place(shape, relu):
     want = batch_norm.reference_forward_eval(x, gamma, beta, mean, variance, 1e-5, relu)
     assert batch_norm.forward_eval(view, gamma, beta, mean, variance, 1e-5, relu, out=y) is y
     close(y, want)
-    found = batch_norm.backward_eval(dview, view, y, gamma, mean, variance, 1e-5, relu)
-    wanted = batch_norm.reference_backward_eval(grad, x, want, gamma, mean, variance, 1e-5, relu)
+    found = batch_norm.backward_eval(dview, view, y, gamma, beta, mean, variance, 1e-5, relu)
+    wanted = batch_norm.reference_backward_eval(grad, x, want, gamma, beta, mean, variance, 1e-5, relu)
     for a, b in zip(found, wanted, strict=True):
         close(a, b)
     want, *statistics = batch_norm.reference_forward_train(x, gamma, beta, 1e-5, relu)
@@ -88,8 +88,8 @@ def test_batch_norm_in_place(shape, relu):
     for a, b in zip((y, *found_statistics), (want, *statistics), strict=True):
         close(a, b)
     mean, _, inv_std = statistics
-    found = batch_norm.backward_train(dview, view, y, gamma, mean, inv_std, relu)
-    wanted = batch_norm.reference_backward_train(grad, x, want, gamma, mean, inv_std, relu)
+    found = batch_norm.backward_train(dview, view, y, gamma, beta, mean, inv_std, relu)
+    wanted = batch_norm.reference_backward_train(grad, x, want, gamma, beta, mean, inv_std, relu)
     for a, b in zip(found, wanted, strict=True):
         close(a, b)
     assert np.array_equal(whole[:, :2], before[:, :2]) and np.array_equal(whole[:, -1:], before[:, -1:])

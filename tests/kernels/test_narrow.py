@@ -183,8 +183,8 @@ def test_batch_norm(dtype, shape, relu):
     for got, exactly in zip(statistics, want[1:], strict=True):
         assert_rounded(got, exactly, dtype, 32)
     mean, _, inv_std = statistics
-    got = batch_norm.backward_train(grad, x, y, gamma, mean, inv_std, relu)
-    want = batch_norm.reference_backward_train(*map(exact, (grad, x, y, gamma, mean, inv_std)), relu)
+    got = batch_norm.backward_train(grad, x, y, gamma, beta, mean, inv_std, relu)
+    want = batch_norm.reference_backward_train(*map(exact, (grad, x, y, gamma, beta, mean, inv_std)), relu)
     assert [a.dtype for a in got] == [dtype, np.float32, np.float32]
     for array, exactly in zip(got, want, strict=True):
         assert_rounded(array, exactly, dtype, 32 + count)
@@ -192,8 +192,8 @@ def test_batch_norm(dtype, shape, relu):
     z = batch_norm.forward_eval(x, gamma, beta, *running, eps, relu)
     assert z.dtype == dtype
     assert_rounded(z, batch_norm.reference_forward_eval(*map(exact, (x, gamma, beta, *running)), eps, relu), dtype, 32)
-    got = batch_norm.backward_eval(grad, x, z, gamma, *running, eps, relu)
-    want = batch_norm.reference_backward_eval(*map(exact, (grad, x, z, gamma, *running)), eps, relu)
+    got = batch_norm.backward_eval(grad, x, z, gamma, beta, *running, eps, relu)
+    want = batch_norm.reference_backward_eval(*map(exact, (grad, x, z, gamma, beta, *running)), eps, relu)
     for array, exactly in zip(got, want, strict=True):
         assert_rounded(array, exactly, dtype, 32 + count)
 

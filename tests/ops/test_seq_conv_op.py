@@ -211,7 +211,7 @@ def test_one_buffer_its_gradient_and_what_one_push_needs(windowed):
 
     def group_and_push():
         own = wide[:, :k]
-        draw = batch_norm.backward_train(own, own, own, scale, scale, scale, relu=True)[0]
+        draw = batch_norm.backward_train(own, own, None, scale, scale, scale, scale, relu=True)[0]
         conv_scaled.weight_gradient(wide, view, weight)
         conv_scaled.input_gradient(wide, weight, view)
         return draw

@@ -59,11 +59,11 @@ CALLS = {
     "batch_norm.forward_train": (lambda: batch_norm.forward_train(X, ONE, ONE, 1e-5), (12 * SIZE, 7 * SIZE)),
     "batch_norm.forward_eval": (lambda: batch_norm.forward_eval(X, ONE, ONE, ONE, ONE, 1e-5), (8 * SIZE, 3 * SIZE)),
     "batch_norm.backward_train": (
-        lambda: batch_norm.backward_train(GRAD, X, X, ONE, ONE, ONE, relu=True),
+        lambda: batch_norm.backward_train(GRAD, X, X, ONE, ONE, ONE, ONE, relu=True, residual=True),
         (28 * SIZE, 11 * SIZE),
     ),
     "batch_norm.backward_eval": (
-        lambda: batch_norm.backward_eval(GRAD, X, None, ONE, ONE, ONE, 1e-5),
+        lambda: batch_norm.backward_eval(GRAD, X, None, ONE, ONE, ONE, ONE, 1e-5),
         (16 * SIZE, 5 * SIZE),
     ),
     "pool.max_forward": (lambda: pool.max_forward(X, 2), (4 * SIZE + 2 * SIZE, SIZE)),

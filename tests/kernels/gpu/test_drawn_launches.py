@@ -53,11 +53,12 @@ def call_batch_norm(draw):
     x = draw.empty(*draw.maps())
     if x.size // x.shape[1] < 2:
         return
-    channels, relu = draw.empty(x.shape[1]), bool(draw(0, 1))
-    batch_norm.forward_train(x, channels, None, 1e-5, relu)
-    batch_norm.forward_eval(x, channels, channels, channels, channels, 1e-5, relu)
-    batch_norm.backward_train(x, x, x, channels, channels, channels, relu)
-    batch_norm.backward_eval(x, x, x, None, channels, channels, 1e-5, relu)
+    channels, relu, adds = draw.empty(x.shape[1]), draw(0, 1, 6), bool(draw(0, 1))
+    residual = x if adds else None
+    batch_norm.forward_train(x, channels, None, 1e-5, relu, None, residual)
+    batch_norm.forward_eval(x, channels, channels, channels, channels, 1e-5, relu, None, residual)
+    batch_norm.backward_train(x, x, x, channels, channels, channels, channels, relu, adds)
+    batch_norm.backward_eval(x, x, x, None, channels, channels, channels, 1e-5, relu, adds)
 
 
 def call_convolutions(draw):

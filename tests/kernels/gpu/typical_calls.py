@@ -43,8 +43,8 @@ def call_all(dtype):
             out = batch_norm.forward_train(maps, channels, channels, 1e-5, relu)[0]
             batch_norm.forward_train(maps, channels, channels, 1e-5, relu, residual=maps)
             for residual in (False, True):
-                batch_norm.backward_train(maps, maps, out, channels, channels, channels, relu, residual)
-                batch_norm.backward_eval(maps, maps, out, channels, channels, channels, 1e-5, relu, residual)
+                batch_norm.backward_train(maps, maps, out, *[channels] * 4, relu, residual)
+                batch_norm.backward_eval(maps, maps, out, *[channels] * 4, 1e-5, relu, residual)
     for name in activations.ACTIVATIONS:
         activations.backward(name, y, activations.forward(name, x))
     dropout.forward(x, 0.5, (1, 2))
