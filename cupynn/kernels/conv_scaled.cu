@@ -82,7 +82,7 @@ __device__ void stage_weights(const T* __restrict__ w, const T* __restrict__ sca
     }
 }
 
-// w is (ins, outs). Grid (parts of an image, images).
+// w is (ins, outs). Grid: images x parts of an image.
 template <typename T, int LANES, int STRIPS, int CHANNELS>
 __global__ void multiply(const T* __restrict__ x, const T* __restrict__ w, const T* __restrict__ scale, T* __restrict__ y,
                          const int* __restrict__ plan, long long x_pitch, long long y_pitch, bool add) {
@@ -92,7 +92,8 @@ __global__ void multiply(const T* __restrict__ x, const T* __restrict__ w, const
   const Plan& p = *(const Plan*)plan;
   T* tile = register_pointer((T*)shared_memory);  // [panel][channel][WIDE]
   T* weights = tile + p.in_chunk * p.span;        // [channel tile][channel][CHANNELS]
-  const int image = blockIdx.y, begin = blockIdx.x * p.part, end = at_most(p.plane, begin + p.part);
+  const int parts = divide_up(p.plane, p.part), image = blockIdx.x / parts;
+  const int begin = blockIdx.x % parts * p.part, end = at_most(p.plane, begin + p.part);
   const T* image_scale = scale == nullptr ? nullptr : scale + (long long)image * p.scales.image_pitch;
   for (int out0 = 0; out0 < p.outs; out0 += p.out_chunk)
     for (int in0 = 0; in0 < p.ins; in0 += p.in_chunk) {

@@ -55,7 +55,7 @@ class Plan(NamedTuple):
 
     data: Array  # int32: struct Plan
     shared_bytes: int
-    parts: int  # of an image, each a block
+    parts: int  # of an image, each a block of `multiply`
     chunks: int  # of input channels times of output channels
 
 
@@ -183,7 +183,7 @@ def _multiply(x: Array, w: Array, scale: Array | None, y: Array, which: str, add
     outputs = () if add else whole(y)
     (x, x_pitch), (to, y_pitch) = span(x), span(y)
     kernel = f"multiply<{runtime.ctype(x)}, {t.lanes}, {t.strips}, {t.channels}>"
-    grid, args = (plan.parts, len(y)), (x, w, scale, to, plan.data, x_pitch, y_pitch, add)
+    grid, args = plan.parts * len(y), (x, w, scale, to, plan.data, x_pitch, y_pitch, add)
     touches = () if outputs else (to,)
     runtime.launch("conv_scaled", kernel, grid, t.threads, args, plan.shared_bytes, outputs, touches)
 

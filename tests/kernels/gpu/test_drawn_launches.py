@@ -14,6 +14,7 @@ from cupynn.kernels import (
     conv,
     conv_depthwise,
     conv_direct,
+    conv_scaled,
     cross_entropy,
     cross_layer,
     im2col,
@@ -90,6 +91,16 @@ def call_winograd(draw):
     winograd.forward(x, w, draw.empty(outputs), g)
     winograd.input_gradient(grad, w, g)
     winograd.weight_gradient(grad, x, w, g)
+
+
+def call_conv_scaled(draw):
+    shape, outputs, size = draw.maps(1, 5, 16, 130), draw(1, 6, 16, 130), (1, 3)[draw(0, 1)]
+    x, y, dx = draw.empty(*shape), draw.empty(shape[0], outputs, *shape[2:]), draw.empty(*shape)
+    w = draw.empty(outputs, shape[1], size, size)
+    scale = draw.empty(shape[0], (1, outputs)[draw(0, 1)], shape[1])
+    conv_scaled.forward(x, w, y, scale)
+    conv_scaled.input_gradient(y, w, dx, scale)
+    conv_scaled.weight_gradient(y, x, w, scale)
 
 
 def call_depthwise(draw):

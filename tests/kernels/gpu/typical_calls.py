@@ -11,6 +11,7 @@ from cupynn.kernels import (
     conv,
     conv_depthwise,
     conv_direct,
+    conv_scaled,
     cross_entropy,
     cross_layer,
     dropout,
@@ -68,6 +69,11 @@ def call_all(dtype):
         pointwise.forward(x, one, channels, g)
         pointwise.input_gradient(y, one, g)
         pointwise.weight_gradient(y, x, one, g)
+        scale, dx = zeros(16, 8, 64), zeros(*MAPS)
+        for w in (kernel, one):
+            conv_scaled.forward(x, w, y, scale)
+            conv_scaled.input_gradient(y, w, dx, scale)
+            conv_scaled.weight_gradient(y, x, w, scale)
     im2col.im2col(x, (3, 3), (1, 1), (1, 1), (1, 1))
     im2col.col2im(wide(16, 576, 1024), x.shape, (3, 3), (1, 1), (1, 1), (1, 1))
 
