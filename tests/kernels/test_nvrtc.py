@@ -28,6 +28,7 @@ STACK = {
 
 # Least occupancy, likewise; of all others 0.5. Those of 7.0, which has 96 KB of shared memory, are the lowest.
 OCCUPANCY = {
+    "batch_norm.gradient_sums_in_rows<double": (0.25, "five numbers of each channel in shared memory: 40 KB"),
     "contract.multiply<": (0.25, "4 x 4 strips of sums in registers, 40 KB of factors in shared memory"),
     "conv.convolve<": (0.125, "eight strips of sums in registers, 40 KB of images in shared memory"),
     "conv.weight_gradient<": (0.125, "24 strips of sums in registers, 40 KB of images in shared memory"),

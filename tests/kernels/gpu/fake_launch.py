@@ -7,6 +7,7 @@ from math import prod
 
 import numpy as np
 
+from cupynn.kernels import launches
 from cupynn.kernels.runtime import build, checked, cpu, nvrtc, occupancy
 
 MOST_BLOCKS = (2**31 - 1, 65535, 65535)  # CUDA C++ Programming Guide, "Technical Specifications per Compute Capability"
@@ -39,10 +40,11 @@ def signature(source, expression):
         if words and position < len(values):
             types[words[1]] = values[position]
         elif words:
-            types[words[1]] = {"Half": "float", "BFloat16": "float"}.get(types[words[2]], types[words[2]])
+            types[words[1]] = launches.as_float(types[words[2]])
     kinds = []
     for parameter in parameters.split(","):
         text = re.sub(r"__restrict__|\w+\s*$", "", parameter.strip())
+        text = re.sub(r"Compute<(\w+)>", lambda found: launches.as_float(types[found[1]]), text)
         kinds.append(" ".join(types.get(word, word) for word in re.findall(r"\w+|\*", text)).replace(" *", "*"))
     return tuple(kinds), int(bound or 1024)
 

@@ -24,7 +24,7 @@ def launched(log, dtype):
 
 def lines(found):
     """The table's lines for these launches: the shortest beginnings of names that tell them apart."""
-    table = {}
+    table, found = {}, {launches.as_float(kernel): launch for kernel, launch in found.items()}
     for kernel, launch in sorted(found.items()):
         for end in [match.end() for match in re.finditer(r"<|, |>", kernel)]:
             alike = {other for name, other in found.items() if name.startswith(kernel[:end])}

@@ -64,11 +64,11 @@ def call_all(dtype):
         method.forward(x, kernel, channels, g)
         method.input_gradient(y, kernel, g)
         method.weight_gradient(y, x, kernel, g)
+    g, one = conv.geometry(x.shape, (64, 64, 1, 1)), wide(64, 64, 1, 1)
+    pointwise.forward(x, one, channels, g)
+    pointwise.input_gradient(y, one, g)
+    pointwise.weight_gradient(y, x, one, g)
     if not narrow:
-        g, one = conv.geometry(x.shape, (64, 64, 1, 1)), wide(64, 64, 1, 1)
-        pointwise.forward(x, one, channels, g)
-        pointwise.input_gradient(y, one, g)
-        pointwise.weight_gradient(y, x, one, g)
         scale, dx = zeros(16, 8, 64), zeros(*MAPS)
         for w in (kernel, one):
             conv_scaled.forward(x, w, y, scale)
