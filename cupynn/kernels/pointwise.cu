@@ -169,11 +169,10 @@ __device__ __forceinline__ void convolve_some(int strips, Rest... rest) {
 }
 
 // y, or added to it. One block: `span` columns, all channels of one group. Grid (spans, groups).
-template <typename S, int LANES, int STRIPS, int CHANNELS>
-__global__ void convolve(const S* __restrict__ x, const Compute<S>* __restrict__ weights,
-                         const Compute<S>* __restrict__ bias, S* __restrict__ y, const int* __restrict__ plan,
+template <typename S, int LANES, int STRIPS, int CHANNELS, typename T = Compute<S>>
+__global__ void convolve(const S* __restrict__ x, const T* __restrict__ weights,
+                         const T* __restrict__ bias, S* __restrict__ y, const int* __restrict__ plan,
                          long long x_pitch, long long y_pitch, bool accumulate) {
-  using T = Compute<S>;
   extern __shared__ unsigned char shared_memory[];
   const Plan& p = *(const Plan*)plan;
   constexpr int WIDE = STRIPS * LANES;
@@ -246,11 +245,10 @@ __device__ __forceinline__ void correlate_some(int strips, Rest... rest) {
 // partial[block]: dw (scalars' channel, vectors' channel), then dbias (o), summed over the spans of COLUMNS columns of
 // one block; `reduce` of conv.cu adds the blocks up, in their order. Either x or the gradient is the vectors, whose
 // channels become lanes: the gradient with `bias_of_vectors`. Grid (blocks, groups x chunks of in_ x of out_channels).
-template <typename S, int LANES, int STRIPS, int CHANNELS, int COLUMNS>
+template <typename S, int LANES, int STRIPS, int CHANNELS, int COLUMNS, typename T = Compute<S>>
 __global__ void weight_gradient(const S* __restrict__ vectors, const S* __restrict__ scalars,
-                                Compute<S>* __restrict__ partial, const int* __restrict__ plan,
+                                T* __restrict__ partial, const int* __restrict__ plan,
                                 long long vectors_pitch, long long scalars_pitch, bool bias_of_vectors) {
-  using T = Compute<S>;
   extern __shared__ unsigned char shared_memory[];
   const Plan& p = *(const Plan*)plan;
   constexpr int WIDE = STRIPS * LANES, PITCH = COLUMNS + LANES;  // no power of two, whose rows would share cache lines
