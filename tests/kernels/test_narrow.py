@@ -25,6 +25,12 @@ def dtype(request):
     return dtype_named(request.param)
 
 
+def every(names, cases, few):
+    """float16 for all cases; bfloat16, whose kernels are the same templates and take time to compile, for a few."""
+    pairs = [("float16", case) for case in cases] + [("bfloat16", case) for case in few]
+    return pytest.mark.parametrize(("dtype", names), pairs, indirect=["dtype"])
+
+
 def drawn(rng, dtype, *shape):
     return rng.standard_normal(shape).astype(dtype)
 
@@ -169,9 +175,12 @@ def test_columns_are_float32(dtype):
     assert col2im(columns, x.shape, *window).dtype == np.float32
 
 
-@pytest.mark.parametrize("relu", [False, True])
-@pytest.mark.parametrize("shape", [(4, 6, 7, 7), (70, 3), (2, 5, 33, 40)])
-def test_batch_norm(dtype, shape, relu):
+SHAPES = (4, 6, 7, 7), (70, 3), (2, 5, 33, 40)
+
+
+@every("case", [(shape, relu) for shape in SHAPES for relu in (False, True)], [(SHAPES[2], True)])
+def test_batch_norm(dtype, case):
+    shape, relu = case
     rng = np.random.default_rng(shape[0])
     x, grad = drawn(rng, dtype, *shape), drawn(rng, dtype, *shape)
     gamma, beta, running_mean, spread = drawn(rng, np.float32, 4, shape[1])
@@ -204,7 +213,7 @@ def test_batch_norm_wants_float32_parameters(dtype):
         batch_norm.forward_train(x, x[0], x[0], 1e-5)
 
 
-@pytest.mark.parametrize("window", [(2,), (3, 2, 1), (3, 1, 0), ((2, 3), (3, 1), 1)])
+@every("window", [(2,), (3, 2, 1), (3, 1, 0), ((2, 3), (3, 1), 1)], [(3, 2, 1)])
 def test_pooling(dtype, window):
     rng = np.random.default_rng(5)
     x = drawn(rng, dtype, 2, 3, 9, 34)
@@ -245,7 +254,7 @@ DEPTHWISE = {
 }
 
 
-@pytest.mark.parametrize("case", DEPTHWISE)
+@every("case", DEPTHWISE, ["3x3 strided"])
 def test_depthwise_convolution(dtype, case):
     x_shape, multiplier, size, options = DEPTHWISE[case]
     rng = np.random.default_rng(len(case))
@@ -264,8 +273,9 @@ def test_depthwise_convolution(dtype, case):
     assert_rounded(dbias, want[2], dtype, grad[:, 0].size)
 
 
-@pytest.mark.parametrize(("g", "activation"), [(3, "relu"), (4, "tanh")])
-def test_whe(dtype, g, activation):
+@every("case", [(3, "relu"), (4, "tanh")], [(4, "relu")])
+def test_whe(dtype, case):
+    g, activation = case
     rng = np.random.default_rng(g)
     x, grad = drawn(rng, dtype, 3, 4 * g, 9, 7), drawn(rng, dtype, 3, 4 * g, 9, 7)
     weights = drawn(rng, np.float32, 4, 4, g, g)
@@ -281,7 +291,7 @@ def test_whe(dtype, g, activation):
         whe.forward(x, *weights.astype(dtype), activation)
 
 
-@pytest.mark.parametrize("plane", [(5, 7), (8, 16)])
+@every("plane", [(5, 7), (8, 16)], [(8, 16)])
 def test_cross_layer(dtype, plane):
     rng = np.random.default_rng(plane[0])
     inputs = [drawn(rng, dtype, 3, 4, *plane) for _ in range(3)]

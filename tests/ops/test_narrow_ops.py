@@ -83,7 +83,23 @@ def outcome(operation, x, parameters, grad, scale=1.0):
     return [y.data, *(leaf.grad for leaf in leaves)]
 
 
-@pytest.mark.parametrize("name", OPERATIONS)
+# Those that one kernel computes, the same template for both types: for bfloat16 it need not be compiled once more.
+BY_KERNELS = (
+    "conv_transpose2d",
+    "depthwise_conv2d",
+    "avg_pool2d",
+    "leaky_relu",
+    "elu",
+    "sigmoid",
+    "hardswish",
+    "dropout",
+)
+PAIRS = [("float16", name) for name in OPERATIONS] + [
+    ("bfloat16", name) for name in OPERATIONS if name not in BY_KERNELS
+]
+
+
+@pytest.mark.parametrize(("dtype", "name"), PAIRS, indirect=["dtype"])
 def test_values_and_gradients(dtype, name):
     operation, *shapes = OPERATIONS[name]
     rng = np.random.default_rng(len(name))
