@@ -156,8 +156,8 @@ class SeqConv(Function):
         """All steps of forward. Backward takes them from the last to the first."""
         # A windowed group does not see all of x: parts of the groups skip what none of them sees.
         count = len(self.running)
-        parts = max(1, count * self.k // PART) if self.windowed else 1
-        for part in reversed(range(min(parts, count))):
+        parts = min(count, max(1, count * self.k // PART)) if self.windowed else 1
+        for part in reversed(range(parts)):
             first, last = part * count // parts, (part + 1) * count // parts
             yield _Push(slice(min(first * self.k, channels - 1), channels), first, last)
         yield from _steps(0, len(self.running), channels, self.k)

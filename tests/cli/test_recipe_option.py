@@ -160,7 +160,7 @@ def test_a_file_of_ones_own_is_trained_and_resumed_to_the_same_bits(tmp_path, ru
     status, _, errors = run(f"--recipe {tmp_path / 'own.toml'} --data {tmp_path / 'images'} --run {tmp_path / 'run'}")
     assert status == 0, errors
     assert config(tmp_path / "run")["recipe"] == str(tmp_path / "own.toml")
-    (train, transforms), (test, _) = seen[:2]
+    (train, transforms), (test, _) = seen[0], seen[-1]
     assert transforms == [ColourJitter(0.4, 0.4, 0.4), Lighting(0.1)]
     assert train.framing == RandomResizedCrop(24) and test.framing == CentreCrop(24, 26)
     assert train.mean == test.mean == (0.4, 0.5, 0.6) and train.std == test.std == (0.3, 0.2, 0.1)

@@ -1,6 +1,8 @@
 """`ops.seq_conv` against the definition with concatenation, its gradients, and the memory it takes."""
 
+import sys
 import tracemalloc
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -81,10 +83,18 @@ def problems(draw):
     return x_shape, (channels, count, k, windowed, reduced, subgroups)
 
 
-@given(problem=problems(), shortcut=st.booleans(), training=st.booleans(), dropout=st.sampled_from([0.0, 0.4]))
-def test_it_is_the_definition_with_concatenation(problem, shortcut, training, dropout):
+@given(
+    problem=problems(),
+    shortcut=st.booleans(),
+    training=st.booleans(),
+    dropout=st.sampled_from([0.0, 0.4]),
+    part=st.integers(1, 20),
+)
+def test_it_is_the_definition_with_concatenation(problem, shortcut, training, dropout, part):
     arguments = (*problem, shortcut, training, dropout)
-    found, wanted = (run(function, 0, *arguments) for function in (ops.seq_conv, concatenated))
+    with mock.patch.object(sys.modules["cupynn.ops.seq_conv"], "PART", part):  # x in one part, in some, in too many
+        found = run(ops.seq_conv, 0, *arguments)
+    wanted = run(concatenated, 0, *arguments)
     for ours, theirs in zip(found, wanted, strict=True):
         # the same sums of up to some 10^3 terms in another order, through up to 8 batch norms
         np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-9 * max(1, np.abs(theirs).max()))
