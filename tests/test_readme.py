@@ -3,6 +3,7 @@
 import json
 import pathlib
 import re
+import statistics
 
 import cupynn
 from cupynn import cli
@@ -38,13 +39,21 @@ def test_every_folder_on_the_map_exists():
 
 
 def test_the_figures_are_those_that_were_measured():
-    measured = json.loads((ROOT / "bench" / "results" / "cpu-smallnet.json").read_text())
-    printed = re.findall(r"^\| (SmallNet-7 .*?) \| ([\d.]+) ms \| ([\d.]+) ms \| ([\d.]+) \|$", README, re.M)
-    keys = "cupynn ms", "PyTorch ms", "ratio"
-    assert printed == [
-        (row["network"], *(f"{row[key]:.{digits}f}" for key, digits in zip(keys, (1, 1, 2), strict=True)))
-        for row in measured["rows"]
-    ]
+    measured = json.loads((ROOT / "bench" / "results" / "cpu-networks.json").read_text())
+    rows = {row["network"]: row for row in measured["rows"]}
+    printed = re.findall(
+        r"^\| (\S.*?) \| ([\d.]+) ms \| ([\d.]+) ms \| ([\d.]+) \| ([\d.]+|-) \| ([\d.]+) \|$", README, re.M
+    )
+    assert len(printed) >= 8
+    for name, *figures in printed:
+        row = rows[name]
+        compiled = "-" if row["of compiled"] == "-" else f"{row['of compiled']:.2f}"
+        memory = row["of eager's"]
+        times = f"{row['cupynn ms']:.0f}", f"{row['eager ms']:.0f}"
+        assert figures == [*times, f"{row['of eager']:.2f}", compiled, f"{memory:.2f}"], name
+    means = re.findall(r"geometric mean of all (\d+) is ([\d.]+)", README)
+    ratios = [row["of eager"] for row in rows.values()]
+    assert means == [(str(len(ratios)), f"{statistics.geometric_mean(ratios):.2f}")]
     assert measured["machine"]["processor"] in README
 
 
