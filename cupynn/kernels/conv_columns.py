@@ -26,7 +26,7 @@ def forward(x: Array, w: Array, bias: Array | None, g, out: Array | None = None)
     weights = w.reshape(g.groups, g.o_group, -1)
     for images, row0, rows in _tiles(g, x):
         part = y[images, :, :, row0 * g.ow : (row0 + rows) * g.ow]
-        product = runtime.multiply(weights, _columns(x[images], g, row0, rows))
+        product = runtime.product(weights, _columns(x[images], g, row0, rows))
         if bias is not None:
             product += bias.reshape(g.groups, g.o_group, 1)
         part[...] = product
@@ -40,17 +40,17 @@ def input_gradient(grad: Array, w: Array, g, add_to: Array | None = None) -> Arr
     transposed = w.reshape(g.groups, g.o_group, -1).swapaxes(1, 2)
     rows_of_grad = grad.reshape(g.n, g.groups, g.o_group, g.oh * g.ow)
     if g.pointwise and add_to is None and grad.dtype == w.dtype:
-        return runtime.multiply(transposed, rows_of_grad).reshape(shape)
+        return runtime.product(transposed, rows_of_grad).reshape(shape)
     if g.pointwise:
         dx = xp.zeros(shape, grad.dtype) if add_to is None else add_to
         for images, _, _ in _tiles(g, grad):
             part = dx[images]
-            part += runtime.multiply(transposed, wide(rows_of_grad[images])).reshape(part.shape)
+            part += runtime.product(transposed, wide(rows_of_grad[images])).reshape(part.shape)
         return dx
     dx = xp.zeros(shape, w.dtype)
     for images, row0, rows in _tiles(g, grad):
         part = wide(rows_of_grad[images, :, :, row0 * g.ow : (row0 + rows) * g.ow])
-        columns = runtime.multiply(transposed, part)
+        columns = runtime.product(transposed, part)
         columns = columns.reshape(columns.shape[0], -1, rows * g.ow)
         part = dx[images]
         col2im(columns, part.shape, g.kernel, g.stride, g.padding, g.dilation, row0, part)
@@ -74,11 +74,11 @@ def weight_gradient(grad: Array, x: Array, w: Array, g) -> Array:
         for group in range(g.groups):
             if one_by_one:
                 for grad_image, column_image in zip(part[:, group], columns[:, group], strict=True):
-                    dw[group] += runtime.multiply(grad_image, column_image.T)
+                    dw[group] += runtime.product(grad_image, column_image.T)
             else:  # images and pixels summed over in one product, of transposed copies
                 left = part[:, group].swapaxes(0, 1).reshape(g.o_group, -1)
                 right = columns[:, group].swapaxes(1, 2).reshape(left.shape[1], -1)
-                dw[group] += runtime.multiply(left, right)
+                dw[group] += runtime.product(left, right)
     return dw.reshape(w.shape)
 
 

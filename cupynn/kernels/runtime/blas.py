@@ -27,7 +27,8 @@ def product(a: Array, b: Array) -> Array:
 
     After a product OpenBLAS's threads wait for the next one awake, for some 20 milliseconds, on the cores that the next
     kernels want. A SmallNet step at batch 128 took 19 ms on two cores, and 11 ms when its products, a hundredth of its
-    work, kept to one thread. CuPy's arrays go to cuBLAS as they are.
+    work, kept to one thread; one of ResNet-20 with a single image 14 ms, and 7 ms. CuPy's arrays go to cuBLAS as they
+    are.
     """
     if xp_of(a) is not np or max(a.size * b.shape[-1], b.size * a.shape[-2 if a.ndim > 1 else 0]) >= LARGE:
         return multiply(a, b)
