@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from bench.timing import take_turns  # first: it sets the threads' environment
+from bench import plain_malloc  # noqa: F401
+from bench.timing import take_turns  # first: they set the environment
 
 # isort: split
 

@@ -1,17 +1,12 @@
 """WHE on 64 channels of 32 x 32 pixels, forward and with its backward pass, beside its floor and PyTorch: as its users
-write it, hidden units in memory ("eager"), and the same through torch.compile.
-
-All run with glibc's malloc as it is without cupynn, which would keep the peers' large hidden arrays mapped, too."""
+write it, hidden units in memory ("eager"), and the same through torch.compile."""
 
 from __future__ import annotations
 
-import os
-
-from bench.timing import take_turns  # first: it sets the threads' environment
+from bench import plain_malloc  # noqa: F401
+from bench.timing import take_turns  # first: they set the environment
 
 # isort: split
-
-os.environ["MALLOC_ARENA_TEST"] = "8"  # glibc's default; a malloc that is tuned is one that cupynn leaves alone
 
 import numpy as np
 
