@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from cupynn.autograd.backward import records_behind
 from cupynn.autograd.function import Record
 from cupynn.autograd.tensor import Tensor
-from cupynn.device import Array
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,11 @@ class Entry:
     number: int
     record: Record
     inputs: tuple[int | Tensor, ...]  # the number of an earlier entry, or a leaf
-    saved_bytes: int
+    saved: Mapping[int, int]  # bytes of each buffer it keeps, by the buffer's id
+
+    @property
+    def saved_bytes(self) -> int:
+        return sum(self.saved.values())
 
     @property
     def shapes(self) -> str:
@@ -82,23 +86,24 @@ def tape(tensor: Tensor) -> Tape:
     for record, number in numbers.items():
         sources = [source[0] for source in record.inputs if source is not None]
         saved = _saved(record)
-        buffers.update({id(array): array.nbytes for array in saved})
+        buffers |= saved
         inputs = tuple(numbers[source] if isinstance(source, Record) else source for source in sources)
-        entries.append(Entry(number, record, inputs, sum(array.nbytes for array in saved)))
+        entries.append(Entry(number, record, inputs, saved))
     entries.saved_bytes = sum(buffers.values())
     return entries
 
 
-def _saved(record: Record) -> list[Array]:
-    """The buffers a record keeps: what it saved and arrays among its options. A view keeps all that it looks at."""
+def _saved(record: Record) -> dict[int, int]:
+    """Bytes of the buffers a record keeps, by their ids: what it saved and arrays among its options. A view keeps all
+    that it looks at."""
     buffers = {}
     for value in vars(record.function).values():
         for array in value if isinstance(value, (tuple, list)) else (value,):
             if hasattr(array, "nbytes"):
                 owner = array if getattr(array, "base", None) is None else array.base
                 owner = owner if hasattr(owner, "nbytes") else array
-                buffers[id(owner)] = owner
-    return list(buffers.values())
+                buffers[id(owner)] = owner.nbytes
+    return buffers
 
 
 def _microseconds(seconds: float | None) -> str:

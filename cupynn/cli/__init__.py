@@ -8,11 +8,11 @@ import sys
 from collections.abc import Sequence
 
 import cupynn
-from cupynn.cli import contract, demo, doctor, evaluate, kernels, models, profile, runs, train
+from cupynn.cli import contract, demo, doctor, evaluate, graph, kernels, models, profile, runs, train
 from cupynn.cli.common import CommandError
 from cupynn.train import Interrupted
 
-COMMANDS = (train, evaluate, runs, contract, models, kernels, profile, doctor, demo)
+COMMANDS = (train, evaluate, runs, contract, models, kernels, profile, graph, doctor, demo)
 
 DESCRIPTION = "Train networks wide, contract them exactly, ship them compact."
 
@@ -24,6 +24,7 @@ examples:
   cupynn runs runs                                  all runs as a table; --picture FILE draws their curves
   cupynn contract runs/ck                           writes runs/ck/compact.safetensors, proved equal
   cupynn profile smallnet --expand ck               where the time of a training step goes
+  cupynn graph smallnet --expand ck --out net.svg   the tape as a picture, expanded beside contracted
   cupynn kernels --compile                          what every kernel takes of a GPU; needs none
   cupynn doctor                                     what this computer can do, and whether every kernel is right
 

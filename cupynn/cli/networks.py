@@ -30,6 +30,12 @@ def add_network(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_images(group: Any, batch: int) -> None:
+    """--batch and --image."""
+    group.add_argument("--batch", type=int, default=batch, metavar="N", help="images (default: %(default)s)")
+    group.add_argument("--image", type=int, metavar="N", help="of N x N pixels (default: the network's own)")
+
+
 def resolve(network: str) -> tuple[str, dict[str, Any]]:
     """The name and options of `models.create` that a name or an id stands for."""
     if network in models.names():
@@ -56,6 +62,18 @@ def create(arguments: argparse.Namespace, **options: Any) -> Module:
             chosen[key] = getattr(arguments, key)
     with expected(ValueError, TypeError, status=BAD_USE):
         return models.create(name, **chosen)
+
+
+def create_for_images(arguments: argparse.Namespace) -> tuple[Module, tuple[int, ...]]:
+    """The network of `create` and the shape of an image, for the arguments of `add_images` too."""
+    for name in ("batch", "image"):
+        if getattr(arguments, name) is not None and getattr(arguments, name) < 1:
+            raise CommandError(f"--{name} must be at least 1; got {getattr(arguments, name)}", BAD_USE)
+    side = arguments.image
+    model = create(arguments, **({} if side is None else {"image_size": side}))
+    entry = models.catalogue.ENTRIES.get(arguments.model)
+    shape = entry.input_shape if entry else model.input_shape
+    return model, shape if side is None else (shape[0], side, side)
 
 
 def plain(model: Module) -> Module:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from cupynn import autograd, device, models, ops
+from cupynn import autograd, device, ops
 from cupynn.cli import networks
 from cupynn.cli.common import BAD_USE, CommandError, add_device, choose_device, expected, table
 from cupynn.device import asarray
@@ -55,8 +55,7 @@ def add_to(subparsers: Any) -> None:
     parser.add_argument("model", metavar="NETWORK", help="a name of `cupynn models`, or a family")
     networks.add_network(parser)
     step = parser.add_argument_group("step")
-    step.add_argument("--batch", type=int, default=128, metavar="N", help="images (default: 128)")
-    step.add_argument("--image", type=int, metavar="N", help="of N x N pixels (default: the network's own)")
+    networks.add_images(step, batch=128)
     step.add_argument("--inference", action="store_true", help="forward only, in evaluation mode, without the tape")
     step.add_argument("--steps", type=int, default=7, metavar="N", help="steps that are watched (default: 7)")
     add_device(parser)
@@ -67,15 +66,14 @@ def add_to(subparsers: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    for name in ("batch", "steps", "image"):
-        if getattr(arguments, name) is not None and getattr(arguments, name) < 1:
-            raise CommandError(f"--{name} must be at least 1; got {getattr(arguments, name)}", BAD_USE)
+    if arguments.steps < 1:
+        raise CommandError(f"--steps must be at least 1; got {arguments.steps}", BAD_USE)
     for name in ("trace", "json"):
         path = getattr(arguments, name)
         if path and not (folder := pathlib.Path(path).parent).is_dir():
             raise CommandError(f"--{name} {path}: there is no folder {folder}")
     where = choose_device(arguments.device)
-    model, shape = _network(arguments)
+    model, shape = networks.create_for_images(arguments)
     make = inference if arguments.inference else training
     with expected(ValueError):
         found = profile(make(model, shape, arguments.batch), make(model, shape, TINY), arguments.steps)
@@ -94,16 +92,6 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _compiled() -> bool:
     return runtime.mode() == "compiled" and runtime.compiled_for(np.empty(0, np.float32))
-
-
-def _network(arguments: argparse.Namespace) -> tuple[Module, tuple[int, ...]]:
-    """The network, and the shape of an image."""
-    side = arguments.image
-    options = {} if side is None else {"image_size": side}
-    model = networks.create(arguments, **options)
-    entry = models.catalogue.ENTRIES.get(arguments.model)
-    shape = entry.input_shape if entry else model.input_shape
-    return model, shape if side is None else (shape[0], side, side)
 
 
 def training(model: Module, shape: tuple[int, ...], batch: int) -> Callable[[], None]:

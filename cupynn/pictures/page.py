@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cupynn.pictures.figure import Draw, picture_bytes
-from cupynn.pictures.theme import DARK, LIGHT, Theme
+from cupynn.pictures.theme import DARK, LIGHT, css_variables
 
 
 class Page:
@@ -78,18 +78,10 @@ def _data_address(svg: bytes) -> str:
     return f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"
 
 
-def _variables(theme: Theme) -> str:
-    named = {"background": theme.background, "ink": theme.ink, "faint": theme.faint, "panel": theme.panel}
-    named |= {f"line-{number}": colour for number, colour in enumerate(theme.lines, 1)}
-    return "".join(f"--{name}:{colour};" for name, colour in named.items())
-
-
 _STYLE = (
-    f"""
-:root {{ color-scheme: light dark; {_variables(LIGHT)} }}
-@media (prefers-color-scheme: dark) {{ :root {{ {_variables(DARK)} }} }}
-"""
+    css_variables(":root")
     + """
+:root { color-scheme: light dark; }
 * { box-sizing: border-box; }
 body { margin: 0 auto; padding: 1.5rem; max-width: 78rem; background: var(--background); color: var(--ink);
        font: 16px/1.5 system-ui, sans-serif; }

@@ -39,3 +39,16 @@ DARK = Theme(
     sequential="magma",
     diverging="berlin",
 )
+
+
+def css_variables(selector: str) -> str:
+    """CSS that gives what `selector` names the colours --background, --ink, --faint, --panel and --line-1 to --line-6,
+    light or dark as its reader's screen is."""
+    light, dark = (f"{selector} {{ {_variables(theme)} }}" for theme in (LIGHT, DARK))
+    return f"{light}\n@media (prefers-color-scheme: dark) {{ {dark} }}\n"
+
+
+def _variables(theme: Theme) -> str:
+    named = {"background": theme.background, "ink": theme.ink, "faint": theme.faint, "panel": theme.panel}
+    named |= {f"line-{number}": colour for number, colour in enumerate(theme.lines, 1)}
+    return "".join(f"--{name}:{colour};" for name, colour in named.items())

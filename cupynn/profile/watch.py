@@ -24,16 +24,19 @@ from cupynn.kernels import conv
 from cupynn.kernels.runtime import blas, cpu, dispatch
 from cupynn.nn import Module
 from cupynn.profile.costs import faces
-from cupynn.profile.recorder import Recorder
+from cupynn.profile.recorder import Recorder, Span
 
+Noticed = Callable[[Function, tuple, Any, Span], None]
 ADDITION = "add gradients"  # the name of an operation: gradients that arrive at the same place are added up
 
 
 class Watch:
     """What the watched functions share: the recorder, and what is known of modules and of calls on the tape."""
 
-    def __init__(self, recorder: Recorder) -> None:
+    def __init__(self, recorder: Recorder, noticed: Noticed | None = None) -> None:
+        """noticed: called after each forward with the function, its inputs, its result and the span; takes no time."""
         self.recorder = recorder
+        self.noticed = noticed
         self.saved_bytes: int | None = None  # when the last backward began
         self._names: dict[int, str] = {}  # of modules, by id
         self._calls: dict[int, dict[str, Any]] = {}  # of functions whose backward may come, by id: layer and shapes
@@ -125,7 +128,12 @@ class Watch:
         span.details |= {"pass": "forward", "shapes": _shapes(inputs), "layer": layer.name if layer else ""}
         span.details["recorded"] = self.recorder.inside("operation") is None and any(function.needs_grad or ())
         self._calls[id(function)] = {key: span.details[key] for key in ("shapes", "layer")}
-        describe = lambda result: {"bytes": _bytes((inputs, result))}  # noqa: E731
+
+        def describe(result: Any) -> dict[str, Any]:
+            if self.noticed is not None:
+                self.noticed(function, inputs, result, span)
+            return {"bytes": _bytes((inputs, result))}
+
         return self.recorder.call(original, (function, *inputs), {}, span, describe)
 
     def _backward(self, original: Callable, function: Function, *grads: Any) -> Any:
@@ -181,20 +189,20 @@ def _subclasses(kind: type) -> Iterator[type]:
         yield from _subclasses(below)
 
 
-def _arrays(values: Any) -> Iterator[Array]:
+def arrays_in(values: Any) -> Iterator[Array]:
     for value in values if isinstance(values, (tuple, list)) else (values,):
         if isinstance(value, (tuple, list)):
-            yield from _arrays(value)
+            yield from arrays_in(value)
         elif hasattr(value, "nbytes") and hasattr(value, "shape") and value.shape:
             yield value
 
 
 def _bytes(values: Any) -> int:
-    return sum({id(array): array.nbytes for array in _arrays(values)}.values())
+    return sum({id(array): array.nbytes for array in arrays_in(values)}.values())
 
 
 def _shapes(values: Any) -> tuple[tuple[int, ...], ...]:
-    return tuple(array.shape for array in _arrays(values))
+    return tuple(array.shape for array in arrays_in(values))
 
 
 def gpu_wait() -> Callable[[], None]:
