@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from cupynn.autograd.backward import records_behind
 from cupynn.autograd.function import Record
+from cupynn.autograd.notebook import tape_markup
 from cupynn.autograd.tensor import Tensor
 
 
@@ -37,22 +38,34 @@ class Tape(list[Entry]):
 
     saved_bytes: int = 0
 
-    def __str__(self) -> str:
+    def _rows(self) -> list[tuple[str, ...]]:
+        """The table, its heads first."""
         rows = [("number", "function", "inputs", "output", "saved bytes", "forward us", "backward us")]
         for entry in self:
             inputs = ", ".join(str(i) if isinstance(i, int) else f"leaf{i.shape}" for i in entry.inputs)
             record = entry.record
             times = [_microseconds(record.forward_seconds), _microseconds(record.backward_seconds)]
             rows.append((str(entry.number), record.name, inputs, entry.shapes, str(entry.saved_bytes), *times))
+        return rows
+
+    @property
+    def _summary(self) -> str:
+        return f"{len(self)} records, {self.saved_bytes} bytes saved"
+
+    def __str__(self) -> str:
+        rows = self._rows()
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         left = (1, 2, 3)  # the columns of text; numbers stand to the right
         lines = []
         for row in rows:
             cells = [c.ljust(w) if i in left else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))]
             lines.append("  ".join(cells))
-        return "\n".join([*lines, f"{len(self)} records, {self.saved_bytes} bytes saved"])
+        return "\n".join([*lines, self._summary])
 
     __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return tape_markup(self._rows(), self._summary)
 
     def dot(self) -> str:
         """The graph in Graphviz's language: calls as boxes, leaves as ellipses, arrows along the forward pass."""

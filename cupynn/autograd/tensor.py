@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from cupynn import device
+from cupynn.autograd.notebook import tensor_markup
 from cupynn.device import Array, to_numpy, xp_of
 
 
@@ -95,6 +96,9 @@ class Tensor:
         made_by = f", record={self.record.name}" if self.record is not None else ""
         grad = ", requires_grad=True" if self._requires_grad and not made_by else made_by
         return f"tensor({values}, dtype={self.dtype}{grad})"
+
+    def _repr_html_(self) -> str:
+        return tensor_markup(self)
 
     # Leaving the graph.
 

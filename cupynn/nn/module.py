@@ -179,3 +179,8 @@ class Module:
             return f"{type(self).__name__}({self.extra_repr()})"
         extra = [self.extra_repr()] if self.extra_repr() else []
         return f"{type(self).__name__}(\n  " + "\n  ".join(extra + lines) + "\n)"
+
+    def _repr_html_(self) -> str:
+        from cupynn.nn.notebook import module_markup  # which has to know this class
+
+        return module_markup(self)
