@@ -56,11 +56,14 @@ def add_to(subparsers: Any) -> None:
     output = parser.add_argument_group("output")
     output.add_argument("--confusion", action="store_true", help="the confusion matrix, and each class's figures")
     output.add_argument("--picture", metavar="FILE", help="draw the confusion matrix to a .png, .svg or .pdf")
+    output.add_argument("--dark", action="store_true", help="draw it for a dark page")
     output.add_argument("--json", action="store_true", help="all of it as JSON")
     parser.set_defaults(command=run)
 
 
 def run(arguments: argparse.Namespace) -> None:
+    if arguments.dark and not arguments.picture:
+        raise CommandError("--dark is for --picture FILE", BAD_USE)
     choose_device(arguments.device)
     model = load_network(arguments.path)
     test_set = _test_set(arguments)
@@ -74,7 +77,7 @@ def run(arguments: argparse.Namespace) -> None:
     summary = f"{test_set.name}: {len(test_set)} images, accuracy {score.accuracy:.2%}, loss {score.loss:.4f}"
     if arguments.picture:
         with expected(ModuleNotFoundError, OSError, ValueError):
-            draw_confusion(confusion, arguments.picture, summary)
+            draw_confusion(confusion, arguments.picture, summary, arguments.dark)
     if arguments.json:
         print(json.dumps(_record(test_set.name, score, confusion)))
         return

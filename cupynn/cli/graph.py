@@ -20,7 +20,7 @@ examples:
   cupynn graph smallnet --out smallnet.dot                         for Graphviz
 
 The network runs on random images in training mode. A box is one record of the tape: the operation and the time of its
-forward pass, the median of three; its layer; the shape of its output and the bytes it keeps for backward; the bar is
+forward pass, the shortest of five; its layer; the shape of its output and the bytes it keeps for backward; the bar is
 its time beside the longest. A box with a thick border is a whole module, a dashed one holds the parameters that an
 operation reads. Elementwise operations that follow each other share a box."""
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from statistics import median
 from time import perf_counter
 from typing import Any, NamedTuple
 
@@ -22,7 +21,7 @@ from cupynn.profile.watch import Watch, arrays_in
 
 # Modules whose functions take each element by itself, whatever the shape.
 ELEMENTWISE = tuple(f"cupynn.{name}" for name in ("autograd.functions.arithmetic", "ops.activations", "ops.dropout"))
-RUNS = 3  # of a model, whose times are medians
+RUNS = 5  # of a model; a time is the shortest, which other programs lengthen least
 
 
 class Leaf(NamedTuple):
@@ -85,8 +84,10 @@ def calls_behind(tensor: Tensor) -> Calls:
 def calls_of(model: Module, input_shape: tuple[int, ...], batch: int) -> Calls:
     """The tape of `model`, in training mode, on `batch` random images of `input_shape`, (C, H, W).
 
-    A copy runs four times; times are medians over the last three. Raises TypeError where the model gives no tensor, and
-    ValueError where nothing is recorded, since no parameter requires a gradient.
+    A copy runs six times; a time is the shortest of the last five.
+
+    Raises TypeError where the model gives no tensor, and ValueError where nothing is recorded, since no parameter
+    requires a gradient.
     """
     network = copy.deepcopy(model).train()
     names = {id(parameter): name for name, parameter in network.named_parameters()}
@@ -105,7 +106,7 @@ def calls_of(model: Module, input_shape: tuple[int, ...], batch: int) -> Calls:
         ]
         if function in follower.readers:
             sources.append(Leaf("images", images.shape, "images"))
-        seconds = median(by.spans[id(own[number].record.function)].seconds for own, by in runs)
+        seconds = min(by.spans[id(own[number].record.function)].seconds for own, by in runs)
         calls.append(_call(entry, layer if layer != kinds[""] else "", tuple(sources), seconds))
     return Calls(calls, kinds)
 

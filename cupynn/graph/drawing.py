@@ -73,7 +73,7 @@ def draw(
 ) -> Drawing:
     """The tapes of tensors and models side by side: operation, layer, output, forward time, bytes kept for backward.
 
-    A model runs four times, in training mode, on `batch` random images of `input_shape`, (C, H, W), by default its own;
+    A model runs six times, in training mode, on `batch` random images of `input_shape`, (C, H, W), by default its own;
     it is left as it is. A tensor's tape is as it was recorded: take it before backward, which frees it.
 
     depth: a module whose name has so many parts is one box; without it the deepest that has at most 40 boxes.

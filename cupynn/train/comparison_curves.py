@@ -6,22 +6,11 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+from cupynn.pictures import Theme, save_picture
 from cupynn.train.comparison import Summary
+from cupynn.train.curves import log_scale
 
-# Told apart by colour-blind eyes; each set on its own background, and once more dashed.
-LIGHT = {
-    "background": "#ffffff",
-    "ink": "#22262b",
-    "faint": "#b4bac2",
-    "lines": ("#0072b2", "#d55e00", "#009e73", "#a6337a", "#b8860b", "#5a5a5a"),
-}
-DARK = {
-    "background": "#15181d",
-    "ink": "#d9dde3",
-    "faint": "#565d68",
-    "lines": ("#5ab4f0", "#ff8f5a", "#35cf9f", "#ee94cc", "#f0c550", "#e8eaed"),
-}
-NAMED = 12  # runs in colour and in the legend; more nobody could tell apart
+NAMED = 12  # runs in colour, then once more dashed, and in the legend; more nobody could tell apart
 LONGEST = 44  # letters of a name in the legend
 
 
@@ -31,74 +20,50 @@ def draw_comparison(summaries: Sequence[Summary], path: str | os.PathLike, dark:
     dark: for a dark page. The kind of file is that of its suffix: .png, .svg, .pdf.
     Raises ModuleNotFoundError with the pip command where matplotlib is missing, ValueError for another suffix.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-        from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFormatter
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("curves: needs matplotlib: pip install 'cupynn[demo]'", name=error.name) from None
-
-    look = DARK if dark else LIGHT
     drawn = [summary for summary in summaries if summary.records]
     named, others = drawn[:NAMED], drawn[NAMED:]
-    figure = Figure(figsize=(13, 4.6), dpi=150, layout="constrained", facecolor=look["background"])
-    FigureCanvasAgg(figure)  # draws without a display, whatever backend pyplot has
-    left, right = figure.subplots(1, 2)
-    for axes, key in ((left, "train_loss"), (right, "test_accuracy")):
-        for number, summary in enumerate(reversed(drawn), 1):  # the first in front
-            place = len(drawn) - number
-            epochs = [record["epoch"] for record in summary.records]
-            axes.plot(epochs, [record[key] for record in summary.records], **_style(place, len(epochs), look))
-        axes.set_facecolor(look["background"])
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set_xlabel("epochs", color=look["ink"])
-        axes.tick_params(which="both", colors=look["ink"])
-        axes.grid(color=look["ink"], alpha=0.18, linewidth=0.6)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.spines[["bottom", "left"]].set_color(look["ink"])
-    left.set_title("Training loss", color=look["ink"])
-    left.set_ylabel("mean cross-entropy per image (nats)", color=look["ink"])
-    left.set_yscale("log")
-    left.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    left.yaxis.set_major_formatter("{x:g}")
-    left.yaxis.set_minor_formatter(NullFormatter())
-    right.set_title("Test accuracy", color=look["ink"])
-    right.set_ylabel("share of test images", color=look["ink"])
-    right.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
-    right.yaxis.set_major_locator(MaxNLocator(steps=[1, 2, 5, 10]))
-    _zoom(right, named)
 
-    handles = [_handle(place, look) for place in range(len(named))]
-    labels = [f"{summary.best['test_accuracy']:6.1%}  {_short(summary.name)}" for summary in named]
-    if others:
-        handles.append(_handle(NAMED, look))
-        labels.append(f"{len(others)} more")
-    figure.legend(
-        handles,
-        labels,
-        loc="outside right upper",
-        frameon=False,
-        fontsize="small",
-        labelcolor=look["ink"],
-        title="best test accuracy, run",
-        alignment="left",
-    ).get_title().set_color(look["ink"])
-    figure.savefig(path, facecolor=look["background"])
+    def draw(figure: Any, theme: Theme) -> None:
+        from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+        left, right = figure.subplots(1, 2)
+        for axes, key in ((left, "train_loss"), (right, "test_accuracy")):
+            for number, summary in enumerate(reversed(drawn), 1):  # the first in front
+                place = len(drawn) - number
+                epochs = [record["epoch"] for record in summary.records]
+                axes.plot(epochs, [record[key] for record in summary.records], **_style(place, len(epochs), theme))
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axes.set_xlabel("epochs")
+        left.set(title="Training loss", ylabel="mean cross-entropy per image (nats)")
+        log_scale(left)
+        right.set(title="Test accuracy", ylabel="share of test images")
+        right.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
+        right.yaxis.set_major_locator(MaxNLocator(steps=[1, 2, 5, 10]))
+        _zoom(right, named)
+        handles = [_handle(place, theme) for place in range(len(named))]
+        labels = [f"{summary.best['test_accuracy']:6.1%}  {_short(summary.name)}" for summary in named]
+        if others:
+            handles.append(_handle(NAMED, theme))
+            labels.append(f"{len(others)} more")
+        head = {"title": "best test accuracy, run", "alignment": "left"}
+        figure.legend(handles, labels, loc="outside right upper", **head)
+
+    save_picture(draw, path, (13, 4.6), dark)
 
 
-def _style(place: int, points: int, look: dict[str, Any]) -> dict[str, Any]:
+def _style(place: int, points: int, theme: Theme) -> dict[str, Any]:
     marker = {"marker": "o", "markersize": 3} if points <= 30 else {}
     if place >= NAMED:
-        return {"color": look["faint"], "linewidth": 0.9, **({"marker": "o", "markersize": 2} if points == 1 else {})}
-    dashed = "--" if place >= len(look["lines"]) else "-"
+        return {"color": theme.faint, "linewidth": 0.9, **({"marker": "o", "markersize": 2} if points == 1 else {})}
+    dashed = "--" if place >= len(theme.lines) else "-"
     width = 1.7 if points <= 30 else 1.2
-    return {"color": look["lines"][place % len(look["lines"])], "linewidth": width, "linestyle": dashed, **marker}
+    return {"color": theme.lines[place % len(theme.lines)], "linewidth": width, "linestyle": dashed, **marker}
 
 
-def _handle(place: int, look: dict[str, Any]) -> Any:
+def _handle(place: int, theme: Theme) -> Any:
     from matplotlib.lines import Line2D
 
-    return Line2D([], [], **{**_style(place, 100, look), "linewidth": 1.7})
+    return Line2D([], [], **{**_style(place, 100, theme), "linewidth": 1.7})
 
 
 def _zoom(axes: Any, named: Sequence[Summary]) -> None:

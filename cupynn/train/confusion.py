@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from cupynn.device import Array, to_numpy
+from cupynn.pictures import Draw, Theme, save_picture
 
 WITH_NUMBERS, WITH_NAMES = 20, 100  # the most classes whose cells hold numbers, and whose axes hold names
 SHARES = (0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1)
@@ -87,48 +88,49 @@ def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     return np.divide(part, whole, out=np.full(len(whole), math.nan), where=whole > 0)
 
 
-def draw_confusion(confusion: Confusion, path: str | os.PathLike, title: str | None = None) -> None:
-    """Draw the matrix as a heat map to a file, each row as shares of its class's images, numbers in it where they fit.
+def draw_confusion(confusion: Confusion, path: str | os.PathLike, title: str | None = None, dark: bool = False) -> None:
+    """Draw `heat_map` to a file, for a light or a dark page. Raises what `save_picture` does."""
+    draw, size = heat_map(confusion, title)
+    save_picture(draw, path, size, dark)
 
-    The kind of file is that of its suffix: .png, .svg, .pdf. Raises ModuleNotFoundError with the pip command where
-    matplotlib is missing, ValueError for another suffix.
-    """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.colors import PowerNorm
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("confusion: needs matplotlib: pip install 'cupynn[demo]'", name=error.name) from None
 
+def heat_map(confusion: Confusion, title: str | None = None) -> tuple[Draw, tuple[float, float]]:
+    """The matrix as a picture, and its size: each row as shares of its class's images, numbers in it where they fit."""
     classes = len(confusion.class_names)
     side = min(max(0.42 * classes, 6), 15)
-    figure = Figure(figsize=(side + 1, side), dpi=150, layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)  # draws without a display, whatever backend pyplot has
-    axes = figure.subplots()
-    shares = confusion.counts / np.maximum(confusion.images, 1)[:, None]
-    scale = PowerNorm(0.5, 0, 1)  # rare confusions are seen beside the diagonal
-    picture = axes.imshow(shares, cmap="Blues", norm=scale, interpolation="nearest")
-    bar = figure.colorbar(picture, ax=axes, ticks=SHARES, format=lambda share, _: f"{share:.0%}", shrink=0.8)
-    bar.set_label("share of the images of a class")
-    axes.set(xlabel="taken for", ylabel="class of the image", title=title or "")
-    if classes <= WITH_NAMES:
-        small = 10 if classes <= WITH_NUMBERS else 6
-        axes.set_xticks(range(classes), confusion.class_names, rotation=_rotation(confusion), fontsize=small)
-        axes.set_yticks(range(classes), confusion.class_names, fontsize=small)
-    if classes <= WITH_NUMBERS:
-        _write_numbers(axes, confusion.counts, scale(shares))
-    axes.tick_params(length=0)
-    axes.spines[:].set_visible(False)
-    figure.savefig(path)
+
+    def draw(figure: Any, theme: Theme) -> None:
+        from matplotlib.colors import PowerNorm
+
+        axes = figure.subplots()
+        shares = confusion.counts / np.maximum(confusion.images, 1)[:, None]
+        scale = PowerNorm(0.5, 0, 1)  # rare confusions are seen beside the diagonal
+        picture = axes.imshow(shares, cmap=theme.sequential, norm=scale, interpolation="nearest")
+        bar = figure.colorbar(picture, ax=axes, ticks=SHARES, format=lambda share, _: f"{share:.0%}", shrink=0.8)
+        bar.set_label("share of the images of a class")
+        axes.set(xlabel="taken for", ylabel="class of the image", title=title or "")
+        if classes <= WITH_NAMES:
+            small = 10 if classes <= WITH_NUMBERS else 6
+            axes.set_xticks(range(classes), confusion.class_names, rotation=_rotation(confusion), fontsize=small)
+            axes.set_yticks(range(classes), confusion.class_names, fontsize=small)
+        if classes <= WITH_NUMBERS:
+            _write_numbers(axes, confusion.counts, picture.to_rgba(shares))
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+        axes.grid(False)
+
+    return draw, (side + 1, side)
 
 
 def _rotation(confusion: Confusion) -> int:
     return 90 if max(map(len, confusion.class_names)) > 3 else 0
 
 
-def _write_numbers(axes: Any, counts: np.ndarray, darkness: np.ndarray) -> None:
+def _write_numbers(axes: Any, counts: np.ndarray, colours: np.ndarray) -> None:
+    """Each count on the colour of its cell, (K, K, 4)."""
     width = max(len(str(counts.max())), 3)
+    brightness = colours[..., :3] @ (0.30, 0.59, 0.11)
     for row, column in np.argwhere(counts):
-        colour = "white" if darkness[row, column] > 0.6 else "#22262b"
+        colour = "#22262b" if brightness[row, column] > 0.55 else "white"
         text = f"{counts[row, column]}"
         axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=min(9, 27 / width))

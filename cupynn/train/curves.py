@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-COLOURS = ("#d1495b", "#00798c", "#6a4c93", "#8d6a9f")  # told apart in print and by colour-blind eyes
+from cupynn.pictures import Draw, Theme, save_picture
+
+SIZE = (10, 4)  # inches
 
 
 def draw_curves(
@@ -14,50 +18,63 @@ def draw_curves(
     path: str | os.PathLike,
     names: Mapping[str, str] | None = None,
     title: str | None = None,
+    dark: bool = False,
 ) -> None:
-    """Draw the records of metrics.jsonl, a colour per network, to a PNG file.
+    """Draw `curves` to a file, for a light or a dark page. Raises what `save_picture` does."""
+    save_picture(curves(records, names, title), path, SIZE, dark)
+
+
+def curves(
+    records: Sequence[Mapping[str, Any]], names: Mapping[str, str] | None = None, title: str | None = None
+) -> Draw:
+    """The records of metrics.jsonl as a picture, a colour per network. None or NaN stands for what was not finite.
 
     names: what the legend calls each network; it calls others by their own name.
-    Raises ModuleNotFoundError with the pip command where matplotlib is missing.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-        from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFormatter
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("curves: needs matplotlib: pip install 'cupynn[demo]'", name=error.name) from None
 
-    figure = Figure(figsize=(10, 4), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)  # draws without a display, whatever backend pyplot has
-    left, right = figure.subplots(1, 2)
-    for colour, network in zip(COLOURS, dict.fromkeys(r["network"] for r in records), strict=False):
-        own = [r for r in records if r["network"] == network]
-        epochs = [r["epoch"] for r in own]
-        name = (names or {}).get(network, network)
-        style = {"color": colour, "linewidth": 1.8, "marker": "o", "markersize": 3}
-        left.plot(epochs, [r["train_loss"] for r in own], label=f"{name}: training", **style)
-        faint = {**style, "linewidth": 1.2, "linestyle": "--", "marker": "", "alpha": 0.8}
-        left.plot(epochs, [r["test_loss"] for r in own], label=f"{name}: test", **faint)
-        last = own[-1]["test_accuracy"]
-        right.plot(epochs, [r["test_accuracy"] for r in own], label=f"{name}: {last:.1%}", **style)
-    left.set(title="Loss (cross-entropy)", xlabel="epoch", yscale="log")
-    right.set(title="Test accuracy", xlabel="epoch")
-    left.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    left.yaxis.set_major_formatter("{x:g}")
-    left.yaxis.set_minor_formatter(NullFormatter())
-    accuracies = [r["test_accuracy"] for r in records]
-    # The first epochs' low accuracies may leave the picture: what matters lies near the best.
-    right.set_ylim(max(min(accuracies) - 0.02, 6 * max(accuracies) - 5), 1)
-    right.yaxis.set_major_locator(MaxNLocator(steps=[1, 2, 5, 10]))
-    right.yaxis.set_major_formatter(PercentFormatter(1))
-    left.legend(frameon=False, fontsize="small")
-    right.legend(
-        frameon=False, fontsize="small", loc="lower right", title="after the last epoch", title_fontsize="small"
-    )
-    for axes in (left, right):
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.grid(alpha=0.25, linewidth=0.6)
-        axes.spines[["top", "right"]].set_visible(False)
-    if title:
-        figure.suptitle(title)
-    figure.savefig(path)
+    def draw(figure: Any, theme: Theme) -> None:
+        from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+        left, right = figure.subplots(1, 2)
+        networks = dict.fromkeys(r["network"] for r in records)
+        for colour, network in zip(itertools.cycle(theme.lines), networks):
+            own = [r for r in records if r["network"] == network]
+            epochs = [r["epoch"] for r in own]
+            name = (names or {}).get(network, network)
+            style = {"color": colour, "linewidth": 1.8, "marker": "o", "markersize": 3}
+            left.plot(epochs, [_number(r["train_loss"]) for r in own], label=f"{name}: training", **style)
+            faint = {**style, "linewidth": 1.2, "linestyle": "--", "marker": "", "alpha": 0.8}
+            left.plot(epochs, [_number(r["test_loss"]) for r in own], label=f"{name}: test", **faint)
+            accuracies = [_number(r["test_accuracy"]) for r in own]
+            right.plot(epochs, accuracies, label=f"{name}: {accuracies[-1]:.1%}", **style)
+        left.set(title="Loss", ylabel="mean cross-entropy per image (nats)")
+        right.set(title="Test accuracy", ylabel="share of test images")
+        log_scale(left)
+        if known := [a for r in records if (a := _number(r["test_accuracy"])) >= 0]:
+            # The first epochs' low accuracies may leave the picture: what matters lies near the best.
+            right.set_ylim(max(min(known) - 0.02, 6 * max(known) - 5), 1)
+        right.yaxis.set_major_locator(MaxNLocator(steps=[1, 2, 5, 10]))
+        right.yaxis.set_major_formatter(PercentFormatter(1))
+        left.legend()
+        right.legend(loc="lower right", title="after the last epoch", title_fontsize="small")
+        for axes in (left, right):
+            axes.set_xlabel("epoch")
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if title:
+            figure.suptitle(title)
+
+    return draw
+
+
+def log_scale(axes: Any) -> None:
+    """A logarithmic scale with plain numbers on it."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value

@@ -12,6 +12,7 @@ from cupynn.autograd import Tensor, no_grad
 from cupynn.cli import evaluate as command
 from cupynn.data import ArrayDataset
 from cupynn.device import to_numpy
+from cupynn.pictures import DARK
 from cupynn.train import evaluate
 from cupynn.train.confusion import Confusion, draw_confusion
 
@@ -155,13 +156,15 @@ def test_of_many_classes_only_the_largest_confusions_and_the_worst_classes(capsy
     assert rows[0].split()[0] == "class7" and rows[0].split()[-1] == "62.50%"
 
 
-@pytest.mark.parametrize("classes", [3, 20, 60, 130])
-def test_the_picture(tmp_path, classes):
+@pytest.mark.parametrize(("classes", "dark"), [(3, False), (3, True), (20, False), (60, False), (130, True)])
+def test_the_picture(tmp_path, classes, dark):
     pytest.importorskip("matplotlib")
     counts = np.eye(classes, dtype=int) * 7
     counts[0, 1] = 13
-    draw_confusion(confusion_of(counts.tolist()), tmp_path / "confusion.svg", "digits: 13 wrong")
-    texts = re.findall(r"<!-- (.*?) -->", (tmp_path / "confusion.svg").read_text())
+    draw_confusion(confusion_of(counts.tolist()), tmp_path / "confusion.svg", "digits: 13 wrong", dark)
+    svg = (tmp_path / "confusion.svg").read_text()
+    assert (DARK.background in svg) == dark
+    texts = re.findall(r"<!-- (.*?) -->", svg)
     assert {"taken for", "class of the image", "share of the images of a class", "digits: 13 wrong"} <= set(texts)
     assert ("class2" in texts) == (classes <= 100)
     assert ("13" in texts) == (classes <= 20)
@@ -173,6 +176,8 @@ def test_picture_from_the_command(trained, run, tmp_path):
     assert status == 0, errors
     assert printed.endswith(f"confusion matrix in {tmp_path / 'confusion.png'}\n") and len(printed.splitlines()) == 2
     assert (tmp_path / "confusion.png").read_bytes().startswith(b"\x89PNG")
+    status, printed, errors = run(trained, "--dark")
+    assert status == 2 and not printed and "--dark is for --picture FILE" in errors
     for bad in (tmp_path / "confusion.xyz", tmp_path / "no" / "confusion.png"):
         status, printed, errors = run(trained, "--picture", bad)
         assert status == 1 and not printed and errors.startswith("cupynn: error: ") and errors.count("\n") == 1

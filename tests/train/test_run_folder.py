@@ -5,6 +5,7 @@ import pytest
 
 import cupynn
 from cupynn import models
+from cupynn.pictures import DARK, LIGHT
 from cupynn.serialization import replacing
 from cupynn.train import RunFolder, draw_curves, read_config, throughput
 
@@ -99,7 +100,7 @@ def test_throughput_leaves_the_model_as_it_is():
 
 
 def test_curves_are_a_picture_with_a_line_per_network(tmp_path):
-    pytest.importorskip("matplotlib")
+    to_rgb = pytest.importorskip("matplotlib.colors").to_rgb
     from PIL import Image
 
     def record(network, epoch):
@@ -117,6 +118,13 @@ def test_curves_are_a_picture_with_a_line_per_network(tmp_path):
         draw_curves(records, tmp_path / "curves.png", {"model": "expanded"}, "a title")
         with Image.open(tmp_path / "curves.png") as picture:
             assert picture.size == (1500, 600)
-            colours = {colour for _, colour in picture.convert("RGB").getcolors(1 << 20)}
-        pictures.append([(0xD1, 0x49, 0x5B) in colours, (0x00, 0x79, 0x8C) in colours])
+            colours = {to_rgb(f"#{bytes(colour).hex()}") for _, colour in picture.convert("RGB").getcolors(1 << 20)}
+        pictures.append([to_rgb(colour) in colours for colour in LIGHT.lines[:2]])
     assert pictures == [[True, False], [True, True]]
+
+
+def test_curves_without_a_finite_number(tmp_path):
+    pytest.importorskip("matplotlib")
+    lost = {"network": "model", "epoch": 1, "train_loss": None, "test_loss": None, "test_accuracy": None}
+    draw_curves([lost], tmp_path / "curves.svg", dark=True)
+    assert DARK.background in (tmp_path / "curves.svg").read_text()
