@@ -14,6 +14,7 @@ from cupynn.profile.measure import CATEGORIES
 DOCS = pathlib.Path(__file__).parents[1] / "docs"
 PAGE = (DOCS / "writing-a-kernel.md").read_text()
 PROFILE = (DOCS / "profile.md").read_text()
+GRAPHS = (DOCS / "graphs-and-reports.md").read_text()
 
 
 def test_writing_a_kernel(tmp_path, monkeypatch, capsys):
@@ -59,3 +60,10 @@ def test_the_code_on_the_page_of_the_profile(capsys):
     assert [line[:22].strip() for line in printed[:-1]] == list(CATEGORIES)
     assert sum(float(line[22:].strip(" %")) for line in printed[:-1]) == pytest.approx(100, abs=0.3)  # six roundings
     assert printed[-1].startswith("OperationRow(name=")
+
+
+def test_the_code_on_the_page_of_graphs(tmp_path, monkeypatch):
+    (code,) = re.findall(r"```python\n(.*?)```", GRAPHS, re.S)
+    monkeypatch.chdir(tmp_path)
+    exec(code, {"cupynn": cupynn, "images": cupynn.tensor(np.ones((2, 3, 32, 32), np.float32))})
+    assert (tmp_path / "tape.svg").stat().st_size and (tmp_path / "both.html").stat().st_size

@@ -8,11 +8,11 @@ import sys
 from collections.abc import Sequence
 
 import cupynn
-from cupynn.cli import contract, demo, doctor, evaluate, graph, kernels, models, profile, runs, train
+from cupynn.cli import contract, demo, doctor, evaluate, graph, kernels, models, profile, report, runs, train
 from cupynn.cli.common import CommandError
 from cupynn.train import Interrupted
 
-COMMANDS = (train, evaluate, runs, contract, models, kernels, profile, graph, doctor, demo)
+COMMANDS = (train, evaluate, runs, report, contract, models, kernels, profile, graph, doctor, demo)
 
 DESCRIPTION = "Train networks wide, contract them exactly, ship them compact."
 
@@ -22,6 +22,7 @@ examples:
   cupynn train smallnet --data digits --pad-to 32 --expand ck --rate 4 --epochs 10 --crop 2 --run runs/ck
   cupynn evaluate runs/ck                           loss and accuracy on the test set
   cupynn runs runs                                  all runs as a table; --picture FILE draws their curves
+  cupynn report runs/ck                             one page: curves, accuracy, proof, profile
   cupynn contract runs/ck                           writes runs/ck/compact.safetensors, proved equal
   cupynn profile smallnet --expand ck               where the time of a training step goes
   cupynn graph smallnet --expand ck --out net.svg   the tape as a picture, expanded beside contracted

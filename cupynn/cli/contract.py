@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import copy
 from typing import Any
 
 import cupynn
 from cupynn import models
 from cupynn.cli.common import CommandError, expected, load_network, table, weights_file
-from cupynn.nn import Module
 from cupynn.reparam.expansion import expanded_layers
+from cupynn.reparam.verification import contract_and_verify
 
 EPILOG = """\
 examples:
@@ -41,7 +40,7 @@ def run(arguments: argparse.Namespace) -> None:
         raise CommandError(f"{weights_file(arguments.path)} has no expanded layers: there is nothing to contract")
     shape = expanded.input_shape
     with expected(ValueError):
-        compact, differences = contract_and_verify(expanded, shape)
+        compact, proofs = contract_and_verify(expanded, shape)
     output = arguments.output or weights_file(arguments.path).with_name("compact.safetensors")
     with expected(OSError):
         cupynn.save(compact, output)
@@ -50,19 +49,6 @@ def run(arguments: argparse.Namespace) -> None:
         count = models.count(model, shape)
         rows.append([name, f"{count.parameters:,}", f"{count.macs:,}"])
     print(table(rows))
-    for dtype, difference in differences.items():
-        print(f"largest difference in logits, {dtype}: {difference:.1e}")
+    for proof in proofs:
+        print(f"largest difference in logits, {proof.dtype}: {proof.absolute:.1e}")
     print(f"wrote {output}")
-
-
-def contract_and_verify(expanded: Module, shape: tuple[int, ...]) -> tuple[Module, dict[str, float]]:
-    """The compact network, and the largest difference in logits in float32 and float64.
-
-    Raises ValueError where a difference is above its bound.
-    """
-    compact = cupynn.contract(expanded)
-    in_double = copy.deepcopy(expanded).astype("float64")
-    pairs = {"float32": (expanded, compact), "float64": (in_double, cupynn.contract(in_double))}
-    return compact, {
-        dtype: cupynn.verify_contraction(*pair, input_shape=shape).absolute for dtype, pair in pairs.items()
-    }

@@ -10,10 +10,10 @@ from typing import Any
 import cupynn
 from cupynn import data, models
 from cupynn.cli.common import BAD_USE, CommandError, add_device, choose_device, expected, load_data, table
-from cupynn.cli.contract import contract_and_verify
 from cupynn.cli.networks import resolve
 from cupynn.nn import init
 from cupynn.reparam.expansion import layer_by_layer
+from cupynn.reparam.verification import contract_and_verify
 from cupynn.train import Diverged, RunFolder, Settings, draw_curves, evaluate, fit, throughput
 from cupynn.train.run_folder import CURVES
 
@@ -76,13 +76,13 @@ def run(arguments: argparse.Namespace) -> None:
             fit(networks[network], train_set, test_set, settings, folder, network)
 
     shape = train_set.image_shape
-    compact, differences = contract_and_verify(networks["model"], shape)
+    compact, proofs = contract_and_verify(networks["model"], shape)
     cupynn.save(compact, folder.path / "compact.safetensors")
     draw_curves(folder.metrics(), folder.path / CURVES, titles, "One recipe, trained plainly and expanded")
 
     images, labels = next(iter(data.batches(train_set, SPEED_BATCH)))
     rows = [HEADER]
-    logits = " / ".join(f"{difference:.0e}" for difference in differences.values())
+    logits = " / ".join(f"{proof.absolute:.0e}" for proof in proofs)
     for name, network, trains, difference in (
         ("compact, trained plainly", networks["plain"], True, "-"),
         ("expanded, before contraction", networks["model"], True, "-"),

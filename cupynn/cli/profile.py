@@ -5,21 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 import pathlib
-from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-import numpy as np
-
-from cupynn import autograd, device, ops
+from cupynn import device
 from cupynn.cli import networks
 from cupynn.cli.common import BAD_USE, CommandError, add_device, choose_device, expected, table
-from cupynn.device import asarray
-from cupynn.kernels import runtime
-from cupynn.nn import Module
-from cupynn.optim import SGD
 from cupynn.profile import Profile, chain_overhead, profile, trace
-from cupynn.profile.floors import Ceilings, measure
+from cupynn.profile.floors import Ceilings, measure_where_kernels_run
+from cupynn.profile.steps import TINY, inference, training
 from cupynn.profile.tables import layers_text
 from cupynn.train.environment import threads
 
@@ -41,7 +35,6 @@ Nothing is written but the files that are asked for."""
 
 MOST = 25  # rows of a table; --json has them all
 DIFFERS = 0.2  # from here on the watched and the plain step do not tell of the same thing
-TINY = 2  # images that leave Python alone: batch norm needs more than one value
 
 
 def add_to(subparsers: Any) -> None:
@@ -77,7 +70,7 @@ def run(arguments: argparse.Namespace) -> None:
     make = inference if arguments.inference else training
     with expected(ValueError):
         found = profile(make(model, shape, arguments.batch), make(model, shape, TINY), arguments.steps)
-    ceilings = measure() if where == "cpu" and _compiled() else None
+    ceilings = measure_where_kernels_run()
     chain = chain_overhead()
     title = f"{arguments.model}, {'inference' if arguments.inference else 'training'}, batch {arguments.batch}"
     title += f", images {'x'.join(map(str, shape))}"
@@ -88,44 +81,6 @@ def run(arguments: argparse.Namespace) -> None:
             _write(arguments.json, _record(title, found, ceilings, chain))
     print(f"{title}, float32, on {where}" + (f", threads: {threads()}" if where == "cpu" else ""))
     _show(found, ceilings, chain)
-
-
-def _compiled() -> bool:
-    return runtime.mode() == "compiled" and runtime.compiled_for(np.empty(0, np.float32))
-
-
-def training(model: Module, shape: tuple[int, ...], batch: int) -> Callable[[], None]:
-    """One step of SGD with momentum on random images with random labels."""
-    optimiser = SGD(model.parameters(), lr=1e-4, momentum=0.9)
-    images, rng = _images(shape, batch)
-    classes = inference(model, shape, TINY)().shape[1]
-    labels = asarray(rng.integers(0, classes, batch))
-    model.train()
-
-    def step() -> None:
-        optimiser.zero_grad()
-        loss = ops.cross_entropy(model(autograd.Tensor(images)), labels)
-        loss.backward()
-        optimiser.step()
-
-    return step
-
-
-def inference(model: Module, shape: tuple[int, ...], batch: int) -> Callable[[], autograd.Tensor]:
-    """Forward only."""
-    images, _ = _images(shape, batch)
-    model.eval()
-
-    def step() -> autograd.Tensor:
-        with autograd.no_grad():
-            return model(autograd.Tensor(images))
-
-    return step
-
-
-def _images(shape: tuple[int, ...], batch: int) -> tuple[device.Array, np.random.Generator]:
-    rng = np.random.default_rng(0)
-    return asarray(rng.standard_normal((batch, *shape), dtype=np.float32)), rng
 
 
 def _show(found: Profile, ceilings: Ceilings | None, chain: float) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cupynn.device import default_device
 from cupynn.kernels import runtime
 
 _SOURCE = pathlib.Path(__file__).with_name("ceilings.cu")
@@ -51,6 +52,12 @@ def measure() -> Ceilings:
 
     operations = 2 * blocks * steps * chains * lanes
     return Ceilings(2 * source.nbytes / _shortest(copy), operations / _shortest(multiply_add))
+
+
+def measure_where_kernels_run() -> Ceilings | None:
+    """As `measure`; None on a GPU, where ceilings are not measured, and where kernels are not compiled."""
+    compiled = runtime.mode() == "compiled" and runtime.compiled_for(np.empty(0, np.float32))
+    return measure() if compiled and default_device() == "cpu" else None
 
 
 def _shortest(run: Callable[[], None], rounds: int = 18) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +11,7 @@ from cupynn.autograd import Tensor, no_grad
 from cupynn.device import to_numpy, xp_of
 from cupynn.nn import Module
 from cupynn.nn.evaluation import evaluation_mode
-from cupynn.reparam.expansion import layer_by_layer
+from cupynn.reparam.expansion import contract, layer_by_layer
 
 BOUNDS = {"float32": 1e-4, "float64": 1e-10}
 IMAGES = 8
@@ -55,6 +56,17 @@ def verify_contraction(expanded: Module, compact: Module, input_shape: tuple[int
             f"the bound in {result.dtype} is {bound:g}"
         )
     return result
+
+
+def contract_and_verify(expanded: Module, input_shape: tuple[int, ...]) -> tuple[Module, list[Verification]]:
+    """The contracted network, and the proofs in float32 and in float64, for which both are cast before contraction.
+
+    Raises ValueError where a difference is above its bound.
+    """
+    compact = contract(expanded)
+    in_double = copy.deepcopy(expanded).astype("float64")
+    pairs = ((expanded, compact), (in_double, contract(in_double)))
+    return compact, [verify_contraction(*pair, input_shape) for pair in pairs]
 
 
 def _logits(model: Module, images) -> np.ndarray:

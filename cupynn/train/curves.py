@@ -57,8 +57,11 @@ def curves(
         right.yaxis.set_major_formatter(PercentFormatter(1))
         left.legend()
         right.legend(loc="lower right", title="after the last epoch", title_fontsize="small")
+        first, last = (limit(r["epoch"] for r in records) for limit in (min, max))
         for axes in (left, right):
             axes.set_xlabel("epoch")
+            if first == last:
+                axes.set_xlim(first - 1, first + 1)
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         if title:
             figure.suptitle(title)

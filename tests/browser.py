@@ -1,0 +1,39 @@
+"""A page as a browser shows it, where Chromium and its driver are installed."""
+
+import contextlib
+import pathlib
+import shutil
+import tempfile
+
+import pytest
+
+
+@contextlib.contextmanager
+def browser():
+    """Chromium without a window; skips the test where it, its driver or selenium is missing."""
+    webdriver = pytest.importorskip("selenium.webdriver")
+    programs = [shutil.which("chromium"), shutil.which("chromedriver")]
+    if None in programs:
+        pytest.skip("Chromium and its driver are not installed")
+    options = webdriver.ChromeOptions()
+    options.binary_location = programs[0]
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("headless", "no-sandbox", "disable-gpu", "no-first-run", "disable-background-networking"):
+            options.add_argument(f"--{name}")
+        options.add_argument(f"--user-data-dir={folder}")
+        driver = webdriver.Chrome(options, webdriver.ChromeService(programs[1]))
+        try:
+            yield driver
+        finally:
+            driver.quit()
+
+
+def show(driver, path, width=1280, ground="light"):
+    """Open a file in a window of so many pixels; returns the messages on the console."""
+    scheme = {"features": [{"name": "prefers-color-scheme", "value": ground}]}
+    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", scheme)
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    driver.get(pathlib.Path(path).resolve().as_uri())
+    return driver.get_log("browser")
