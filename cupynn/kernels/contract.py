@@ -157,7 +157,7 @@ def _multiply(result: str, shape: tuple[int, ...], arrays: dict[str, Array], pla
     """The array named `result`, from the others: one launch, whose plan `planner` makes."""
     factors = list(arrays.values())[:2]
     like = factors[0]
-    device = like.device.id if runtime.is_gpu(like) else None
+    device = runtime.device_number(like)
     where = contract_plan.Where(like.dtype.itemsize, runtime.vector_bytes(like), runtime.threads(like), device)
     plan = planner(result, factors[0].shape, factors[1].shape, *how, where)
     xp = xp_of(like)

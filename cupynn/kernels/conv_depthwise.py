@@ -108,7 +108,7 @@ def _plan_of(g, x, which):
     threads = runtime.threads(like=x, gpu=GPU["threads"])
     itemsize = compute_dtype(x.dtype).itemsize
     lanes = 1 if gpu else runtime.vector_bytes(x) // itemsize
-    return _make_plan(g, which, itemsize, lanes, threads, gpu, x.device.id if gpu else None)
+    return _make_plan(g, which, itemsize, lanes, threads, gpu, runtime.device_number(x))
 
 
 @lru_cache(maxsize=1024)

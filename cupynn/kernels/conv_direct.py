@@ -72,7 +72,7 @@ def _target(x: Array) -> Target:
 
 
 def _plan(g, t: Target, x: Array, which: str) -> Plan:
-    return plan(g, t, _itemsize(x), which, x.device.id if runtime.is_gpu(x) else None)
+    return plan(g, t, _itemsize(x), which, runtime.device_number(x))
 
 
 def _convolve(x: Array, w: Array, bias: Array | None, y: Array, g, which: str, accumulate: bool = False) -> None:

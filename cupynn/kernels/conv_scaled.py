@@ -229,7 +229,7 @@ def _plan_of(x: Array, w: Array, scale: Array | None, which: str) -> tuple[Targe
     outs, ins, *_ = w.shape
     shape = Shape(len(x), ins, outs, x.shape[2] * x.shape[3], 0 if scale is None else outs // scale.shape[1])
     t = _target(x)
-    return t, _make_plan(shape, t, x.dtype.itemsize, which, x.device.id if runtime.is_gpu(x) else None)
+    return t, _make_plan(shape, t, x.dtype.itemsize, which, runtime.device_number(x))
 
 
 @lru_cache(maxsize=2048)

@@ -36,9 +36,7 @@ def im2col(image: Array, kernel_size: Pair, stride: Pair, padding: Pair, dilatio
         return columns[:, :, row0 * ow : (row0 + rows) * ow]
     xp = xp_of(image)
     columns = xp.empty((n, c * kernel_size[0] * kernel_size[1], rows * ow), compute_dtype(image.dtype))
-    window = _window(
-        h, w, kernel_size, stride, padding, dilation, ow, image.device.id if runtime.is_gpu(image) else None
-    )
+    window = _window(h, w, kernel_size, stride, padding, dilation, ow, runtime.device_number(image))
     args = (xp.ascontiguousarray(image), columns, window, row0, rows)
     kernel = f"im2col<{runtime.ctype(image)}, {runtime.vector_bytes(image) // columns.dtype.itemsize}>"
     runtime.launch("im2col", kernel, n * c, runtime.threads(image), args, outputs=(columns,))
@@ -66,9 +64,7 @@ def col2im(
         return reference_col2im(columns, image_shape, kernel_size, stride, padding, dilation)
     if image is None:
         image = xp.zeros(image_shape, columns.dtype)
-    window = _window(
-        h, w, kernel_size, stride, padding, dilation, ow, image.device.id if runtime.is_gpu(image) else None
-    )
+    window = _window(h, w, kernel_size, stride, padding, dilation, ow, runtime.device_number(image))
     args = (xp.ascontiguousarray(columns), image, window, row0, columns.shape[2] // ow)
     runtime.launch(
         "im2col", f"col2im<{runtime.ctype(columns)}>", n * c, runtime.threads(columns), args, touches=(image,)

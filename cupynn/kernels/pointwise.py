@@ -152,7 +152,7 @@ def _itemsize(x: Array) -> int:
 
 
 def _plan_of(g, x: Array, which: str) -> Plan:
-    return _make_plan(g, _target(x), _itemsize(x), which, x.device.id if runtime.is_gpu(x) else None)
+    return _make_plan(g, _target(x), _itemsize(x), which, runtime.device_number(x))
 
 
 @lru_cache(maxsize=2048)

@@ -43,7 +43,7 @@ def max_forward(
         lanes = 1 if runtime.is_gpu(x) else next(n for n in (16, 8, 4) if w.output[1] % n == 0 or n == 4)
         _launch(f"max_forward_2x2<T, {lanes}>", y.shape, (x, y, indices, *x.shape[2:]), (y, indices))
         return y, indices
-    return _max_forward(x, w.output, tables(w, *x.shape[2:], gpu=_gpu(x)), w.dilation)
+    return _max_forward(x, w.output, tables(w, *x.shape[2:], gpu=runtime.device_number(x)), w.dilation)
 
 
 def max_backward(
@@ -62,7 +62,7 @@ def max_backward(
     _check_grad("max_pool2d", grad, x_shape, w.output, indices)
     if 0 in x_shape or not runtime.compiled_for(grad, narrow=True):
         return _like(grad, reference_max_backward(wide(grad), indices, x_shape, w))
-    return _max_backward(grad, indices, x_shape, tables(w, *x_shape[2:], gpu=_gpu(grad)))
+    return _max_backward(grad, indices, x_shape, tables(w, *x_shape[2:], gpu=runtime.device_number(grad)))
 
 
 def average_forward(
@@ -81,7 +81,7 @@ def average_forward(
     w = windows("avg_pool2d", x.shape[2:], kernel_size, stride, padding, 1, ceil_mode)
     if x.size == 0 or not runtime.compiled_for(x, narrow=True):
         return _like(x, reference_average_forward(wide(x), w, count_include_pad))
-    return _average_forward(x, w.output, tables(w, *x.shape[2:], count_include_pad, _gpu(x)))
+    return _average_forward(x, w.output, tables(w, *x.shape[2:], count_include_pad, runtime.device_number(x)))
 
 
 def average_backward(
@@ -99,7 +99,7 @@ def average_backward(
     _check_grad("avg_pool2d", grad, x_shape, w.output)
     if 0 in x_shape or not runtime.compiled_for(grad, narrow=True):
         return _like(grad, reference_average_backward(wide(grad), x_shape, w, count_include_pad))
-    return _average_backward(grad, x_shape, tables(w, *x_shape[2:], count_include_pad, _gpu(grad)))
+    return _average_backward(grad, x_shape, tables(w, *x_shape[2:], count_include_pad, runtime.device_number(grad)))
 
 
 def adaptive_max_forward(x: Array, output_size: Pair) -> tuple[Array, Array]:
@@ -109,7 +109,7 @@ def adaptive_max_forward(x: Array, output_size: Pair) -> tuple[Array, Array]:
     if x.size == 0 or not runtime.compiled_for(x, narrow=True):
         y, indices = reference_adaptive_max_forward(wide(x), output)
         return _like(x, y), indices
-    return _max_forward(x, output, adaptive_tables(*x.shape[2:], *output, _gpu(x)), (1, 1))
+    return _max_forward(x, output, adaptive_tables(*x.shape[2:], *output, runtime.device_number(x)), (1, 1))
 
 
 def adaptive_max_backward(grad: Array, indices: Array, x_shape: tuple[int, int, int, int]) -> Array:
@@ -119,7 +119,7 @@ def adaptive_max_backward(grad: Array, indices: Array, x_shape: tuple[int, int, 
     _check_grad("adaptive_max_pool2d", grad, x_shape, output, indices)
     if 0 in x_shape or not runtime.compiled_for(grad, narrow=True):
         return _like(grad, reference_adaptive_max_backward(wide(grad), indices, x_shape))
-    return _max_backward(grad, indices, x_shape, adaptive_tables(*x_shape[2:], *output, _gpu(grad)))
+    return _max_backward(grad, indices, x_shape, adaptive_tables(*x_shape[2:], *output, runtime.device_number(grad)))
 
 
 def adaptive_average_forward(x: Array, output_size: Pair) -> Array:
@@ -128,7 +128,7 @@ def adaptive_average_forward(x: Array, output_size: Pair) -> Array:
     output = adaptive_output("adaptive_avg_pool2d", x.shape, output_size)
     if x.size == 0 or not runtime.compiled_for(x, narrow=True):
         return _like(x, reference_adaptive_average_forward(wide(x), output))
-    return _average_forward(x, output, adaptive_tables(*x.shape[2:], *output, _gpu(x)))
+    return _average_forward(x, output, adaptive_tables(*x.shape[2:], *output, runtime.device_number(x)))
 
 
 def adaptive_average_backward(grad: Array, x_shape: tuple[int, int, int, int]) -> Array:
@@ -138,7 +138,7 @@ def adaptive_average_backward(grad: Array, x_shape: tuple[int, int, int, int]) -
     _check_grad("adaptive_avg_pool2d", grad, x_shape, output)
     if 0 in x_shape or not runtime.compiled_for(grad, narrow=True):
         return _like(grad, reference_adaptive_average_backward(wide(grad), x_shape))
-    return _average_backward(grad, x_shape, adaptive_tables(*x_shape[2:], *output, _gpu(grad)))
+    return _average_backward(grad, x_shape, adaptive_tables(*x_shape[2:], *output, runtime.device_number(grad)))
 
 
 def reference_max_forward(x, w):
@@ -251,10 +251,6 @@ def _outputs(x, output):
     xp = xp_of(x)
     y = xp.empty((*x.shape[:2], *output), x.dtype)
     return y, xp.empty(y.shape, np.int32)
-
-
-def _gpu(array):
-    return array.device.id if runtime.is_gpu(array) else None
 
 
 def _gathers(grad):

@@ -165,7 +165,7 @@ def _cpp(flag: bool) -> str:
 
 def _plan_of(g, x: Array, which: str, scale: Array | None = None) -> Plan:
     run = 0 if scale is None else g.o // scale.shape[1]
-    return _make_plan(g, _target(x), x.dtype.itemsize, which, x.device.id if runtime.is_gpu(x) else None, run)
+    return _make_plan(g, _target(x), x.dtype.itemsize, which, runtime.device_number(x), run)
 
 
 @lru_cache(maxsize=2048)

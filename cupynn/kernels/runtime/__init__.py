@@ -2,23 +2,36 @@
 
 Read in this order: `dispatch.py` (what the kernels call), `cpu.py` and `launcher.h` (a launch on the CPU),
 `cuda_on_cpu.h` (how CUDA maps to a CPU), `block_on_cpu.h` and `fibers.h` (barriers and warps), `gpu.py`, `build.py`
-(compiler and cache), `checked.py` and `checker.cpp` (the kernels' race and bounds checker), `nvrtc.py` and
-`occupancy.py` (what a kernel takes of a GPU, found without one).
+(compiler and cache), `checked.py` and `checker.cpp` (the kernels' race and bounds checker), `recorder.h` (what one
+block does, for `cupynn.trace`), `nvrtc.py` and `occupancy.py` (what a kernel takes of a GPU, found without one).
 """
 
 from .blas import multiply, product
 from .build import cache_folder, compiler_version, find_compiler
-from .dispatch import compiled_for, ctype, is_gpu, launch, scalar, shared_capacity, threads, vector_bytes
+from .dispatch import (
+    as_on_gpu,
+    compiled_for,
+    ctype,
+    device_number,
+    is_gpu,
+    launch,
+    scalar,
+    shared_capacity,
+    threads,
+    vector_bytes,
+)
 from .errors import KernelCheckError, KernelCompileError
 from .modes import mode, set_mode
 
 __all__ = [
     "KernelCheckError",
     "KernelCompileError",
+    "as_on_gpu",
     "cache_folder",
     "compiled_for",
     "compiler_version",
     "ctype",
+    "device_number",
     "find_compiler",
     "is_gpu",
     "launch",

@@ -17,7 +17,7 @@ import shutil
 import subprocess
 import threading
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -31,6 +31,7 @@ FLAGS = (
     "-std=c++17",
     "-O1",
     "-g1",
+    "-gdwarf-4",  # binutils 2.40 names the wrong file where DWARF 5 has several
     "-march=native",
     "-ffp-contract=fast",
     "-fsanitize=thread",
@@ -88,14 +89,25 @@ def _checker() -> ctypes.CDLL:
     return build.library("checker", text, ("-std=c++17", "-O2"), everywhere=True)
 
 
+class Recording(Protocol):
+    """What a launch of which one block is traced gives its steps to (cupynn.trace)."""
+
+    block: int  # its number in the grid
+    most: int  # steps that are kept of each thread
+    flags: tuple[str, ...]  # more of the compiler's
+
+    def take(self, checker: ctypes.CDLL, library: pathlib.Path, arrays: Sequence[Sequence[int]]) -> None:
+        """Read the steps from the checker. arrays: the positions of the arguments that lie in each region."""
+
+
 @functools.cache
-def _kernel(name: str | pathlib.Path, expression: str) -> tuple[cpu.Kernel, pathlib.Path]:
+def _kernel(name: str | pathlib.Path, expression: str, flags: tuple[str, ...]) -> tuple[cpu.Kernel, pathlib.Path]:
     _checker()
     source = cpu.source_path(name)
     text = cpu.translation_unit(source, expression, ("CUPYNN_CHECKED",))
     # clang++ would leave out a read that a write of the same element follows.
     clang = ("-mllvm", "-tsan-instrument-read-before-write") if build.is_clang() else ()
-    library = build.library(f"{source.stem}-checked", text, (*FLAGS, *clang, *LINK), source.parent)
+    library = build.library(f"{source.stem}-checked", text, (*FLAGS, *clang, *flags, *LINK), source.parent)
     return cpu.Kernel(source.stem, expression, library), pathlib.Path(library._name)
 
 
@@ -153,9 +165,13 @@ def launch(
     shared_bytes: int,
     outputs: Sequence[Array],
     touches: Sequence[Array],
+    recording: Recording | None = None,
 ) -> None:
-    """As `dispatch.launch`, with every access checked. CuPy arrays are checked on the CPU, too."""
-    kernel, library = _kernel(name, expression)
+    """As `dispatch.launch`, with every access checked. CuPy arrays are checked on the CPU, too.
+
+    With a `recording` only its block runs, and it gets what the block's threads did.
+    """
+    kernel, library = _kernel(name, expression, recording.flags if recording else ())
     hosts = {id(a): to_numpy(a) for a in (*args, *outputs, *touches) if isinstance(a, np.ndarray) or xp_of(a) is not np}
     on_host = [hosts.get(id(value), value) for value in args]
     kernel.pack(grid, block, on_host, shared_bytes)  # a wrong argument is reported as in every mode
@@ -181,7 +197,11 @@ def launch(
     with _one_launch:
         checker = _checker()
         checker.cupynn_check_begin(regions, len(regions), ctypes.c_uint64(seed))
+        if recording:
+            checker.cupynn_check_record(ctypes.c_int64(recording.block), recording.most)
         status = kernel.run_packed(packed)
+        if recording:
+            recording.take(checker, library, memory.members)
         count = checker.cupynn_check_faults(faults, len(faults))
     kernel.raise_for(status, block, shared_bytes)
     report = [_describe(fault, kernel, library, memory, grid, block, shared_bytes) for fault in faults[:count]]

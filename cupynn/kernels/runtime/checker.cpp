@@ -13,13 +13,17 @@
 
 #include <algorithm>
 #include <cstring>
+#include <memory>
 #include <numeric>
 #include <random>
 #include <vector>
 
 #include "fibers.h"
+#include "recorder.h"
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
+#define HERE reinterpret_cast<uintptr_t>(__builtin_return_address(0))
+#define AT(address) reinterpret_cast<uintptr_t>(address)
 
 struct Triple { unsigned x, y, z; };
 extern "C" {
@@ -93,6 +97,7 @@ struct Checker {
     std::vector<Cells> cells;
     int arrays = 0, last = 0;           // last: the region that was touched last, looked at first
     std::vector<CupynnFault> faults;
+    std::unique_ptr<Recorder> recorder; // where one block is traced
     Image own, kernel;
     uint32_t block = 0, time = 0, barrier_time = 0;
     uint32_t met[32][32][32] = {};  // time at which two lanes of a warp last met
@@ -212,6 +217,10 @@ void Checker::access(uintptr_t address, int size, bool writes, bool atomic, uint
             fibers.give_up(STOPPED);  // the access itself would end the process, or spoil it
         }
     }
+    if (recorder) {
+        int kind = atomic ? TRACED_ATOMIC : writes ? TRACED_WRITE : TRACED_READ;
+        recorder->access(fibers.current, kind, last, int64_t(address - regions[last].begin), address, size, where);
+    }
     access_region(last, address, size, writes, atomic, where);
     if (faults.size() >= MOST_FAULTS) fibers.give_up(STOPPED);
 }
@@ -262,6 +271,10 @@ EXPORT int cupynn_check_run(const unsigned* grid, const unsigned* block, void (*
     std::iota(order.begin(), order.end(), 0);
     std::shuffle(order.begin(), order.end(), c.random);
     for (int64_t number : order) {
+        if (c.recorder) {
+            if (c.recorder->block != number) continue;
+            c.recorder->begin();
+        }
         c.block = uint32_t(number + 1);
         c.barrier_time = ++c.time;
         blockIdx = {unsigned(number % grid[0]), unsigned(number / grid[0] % grid[1]), unsigned(number / grid[0] / grid[1])};
@@ -274,8 +287,22 @@ EXPORT int cupynn_check_run(const unsigned* grid, const unsigned* block, void (*
         if (status == Checker::STOPPED) return 0;
         if (status) return status;
     }
-    if (c.faults.empty()) c.look_for_unwritten();
+    if (c.faults.empty() && !c.recorder) c.look_for_unwritten();
     return 0;
+}
+
+// Run this block only, and keep what its threads do: of each thread at most so many events.
+EXPORT void cupynn_check_record(int64_t block, int most) { checker->recorder = std::make_unique<Recorder>(block, most); }
+
+// What was kept, until the faults are asked for.
+EXPORT int64_t cupynn_check_recorded(const CupynnEvent** events, const CupynnCall** calls, int* call_count, int* left_out) {
+    Recorder& recorder = *checker->recorder;
+    recorder.settle();
+    *events = recorder.events.data();
+    *calls = recorder.calls.data();
+    *call_count = int(recorder.calls.size());
+    *left_out = recorder.left_out;
+    return int64_t(recorder.events.size());
 }
 
 // The faults found, first found first. Returns how many.
@@ -289,15 +316,14 @@ EXPORT int cupynn_check_faults(CupynnFault* faults, int room) {
 
 // The running thread's barriers and warp functions (block_on_cpu.h).
 EXPORT Fibers<Watcher>::Votes cupynn_barrier(bool predicate, int line) {
+    if (checker->recorder) checker->recorder->wait(checker->fibers.current, TRACED_BARRIER, HERE - checker->kernel.begin);
     return checker->fibers.barrier(predicate, line);
 }
 EXPORT uint64_t cupynn_exchange(unsigned mask, uint64_t bits, int source, unsigned* ballot, int line) {
+    if (checker->recorder) checker->recorder->wait(checker->fibers.current, TRACED_WARP, HERE - checker->kernel.begin, source);
     return checker->fibers.exchange(mask, bits, source, ballot, line);
 }
 EXPORT int cupynn_lane() { return checker->fibers.lane(); }
-
-#define HERE reinterpret_cast<uintptr_t>(__builtin_return_address(0))
-#define AT(address) reinterpret_cast<uintptr_t>(address)
 
 static void watch(uintptr_t address, int size, bool writes, bool atomic, uintptr_t where) {
     if (checker) checker->access(address, size, writes, atomic, where);  // none: the launcher's own code at loading
@@ -342,5 +368,9 @@ EXPORT void* __tsan_memset(void* to, int value, size_t size) {
 }
 EXPORT void __tsan_atomic_thread_fence(int) {}
 EXPORT void __tsan_init() {}
-EXPORT void __tsan_func_entry(void*) {}
-EXPORT void __tsan_func_exit() {}
+EXPORT void __tsan_func_entry(void* caller) {
+    if (checker && checker->recorder) checker->recorder->enter(checker->fibers.current, AT(caller) - checker->kernel.begin);
+}
+EXPORT void __tsan_func_exit() {
+    if (checker && checker->recorder) checker->recorder->leave(checker->fibers.current);
+}

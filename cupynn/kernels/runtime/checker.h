@@ -24,3 +24,22 @@ enum CupynnFaultKind {
     OVERRUN_READ, OVERRUN_WRITE, WRITE_TO_CONST, WILD, UNWRITTEN_READ, RACE_WRITE_WRITE, RACE_READ_WRITE,
     UNWRITTEN_OUTPUT, DIVERGED, ENDED_EARLY, STUCK, WRONG_LANE,
 };
+
+// One step of one thread of a traced block (recorder.h).
+struct CupynnEvent {
+    uint64_t where;                   // offset of the instruction in the kernel's library
+    int64_t offset;                   // bytes from the region's begin; for a warp function, the lane that is read
+    int32_t call;                     // number of the call (CupynnCall) that the function was entered by
+    int32_t size;                     // bytes
+    int16_t region, thread;           // region: -1 for waits
+    int32_t kind;
+    unsigned char value[16];          // the first bytes read or written
+};
+
+enum CupynnEventKind { TRACED_READ, TRACED_WRITE, TRACED_ATOMIC, TRACED_BARRIER, TRACED_WARP };
+
+// A function was called from `where`, inside a function that had been entered by the call number `caller`.
+struct CupynnCall {
+    uint64_t where;
+    int64_t caller;
+};

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,28 @@ _C_NAMES = {np.dtype(name).num: c for name, c in (("float32", "float"), ("float6
 _NARROW = {np.dtype(np.float16).num: "Half"}  # BFloat16 joins when the first array of bfloat16 comes by
 
 
+_as_gpu = False
+
+
+@contextlib.contextmanager
+def as_on_gpu() -> Iterator[None]:
+    """Inside a `with` block faces launch on NumPy arrays as on a GPU's: its strips, its threads per block, its grid."""
+    global _as_gpu
+    _as_gpu = True
+    try:
+        yield
+    finally:
+        _as_gpu = False
+
+
 def is_gpu(array: Array) -> bool:
-    """True for a CuPy array."""
-    return xp_of(array) is not np
+    """True for a CuPy array, and for a NumPy array inside `as_on_gpu`."""
+    return xp_of(array) is not np or (_as_gpu and isinstance(array, np.ndarray))
+
+
+def device_number(array: Array) -> int | None:
+    """The number of the GPU that an array is on; None for the CPU."""
+    return array.device.id if xp_of(array) is not np else None
 
 
 def compiled_for(*arrays: Array | None, narrow: bool = False) -> bool:
@@ -70,7 +90,7 @@ def scalar(dtype: Any, value: float) -> np.generic:
 
 def threads(like: Array, gpu: int = 256) -> int:
     """Threads per block: `gpu` of them for a CuPy array, 1 on the CPU, a few in checked mode so that races show."""
-    if (modes._mode or modes.mode()) == "checked":
+    if (modes._mode or modes.mode()) == "checked" and not _as_gpu:
         return min(gpu, 32)
     return gpu if is_gpu(like) else 1
 
