@@ -8,11 +8,11 @@ import sys
 from collections.abc import Sequence
 
 import cupynn
-from cupynn.cli import contract, demo, doctor, evaluate, graph, kernels, models, profile, report, runs, train
+from cupynn.cli import contract, demo, doctor, evaluate, graph, kernel, kernels, models, profile, report, runs, train
 from cupynn.cli.common import CommandError
 from cupynn.train import Interrupted
 
-COMMANDS = (train, evaluate, runs, report, contract, models, kernels, profile, graph, doctor, demo)
+COMMANDS = (train, evaluate, runs, report, contract, models, graph, kernel, kernels, profile, doctor, demo)
 
 DESCRIPTION = "Train networks wide, contract them exactly, ship them compact."
 

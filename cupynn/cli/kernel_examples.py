@@ -177,9 +177,9 @@ def _method(normal: Normal, method: ModuleType, padding: int, *shapes: tuple[int
         if not runtime.compiled_for(x):
             gradients = conv.reference_backward(grad, x, w, padding=padding)
             return [conv.reference_forward(x, w, bias, padding=padding), *gradients[:2]]
+        y, dx = method.forward(x, w, bias, g), method.input_gradient(grad, w, g)
         dw = method.weight_gradient(grad, x, w, g)
-        dw = dw[0] if isinstance(dw, tuple) else dw
-        return [method.forward(x, w, bias, g), method.input_gradient(grad, w, g), dw]
+        return [y, dx, dw[0] if isinstance(dw, tuple) else dw]
 
     return run
 

@@ -143,8 +143,10 @@ __device__ Unit<T>* stage_units(unsigned char* shared, const T* __restrict__ a, 
                                 const T* __restrict__ c, const T* __restrict__ d, int group, int g) {
     Unit<T>* units = register_pointer((Unit<T>*)shared);
     const int first = group * g * g;
-    for (int k = threadIdx.x; k < g * g; k += blockDim.x)
-        units[k] = {a[first + k], b[first + k], c[first + k], d[first + k]};
+    for (int k = threadIdx.x; k < g * g; k += blockDim.x) {
+        const Unit<T> unit = {a[first + k], b[first + k], c[first + k], d[first + k]};
+        units[k] = unit;
+    }
     return units;
 }
 
