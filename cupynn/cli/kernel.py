@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import pathlib
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,7 @@ from cupynn.cli import kernel_examples
 from cupynn.cli.common import BAD_USE, CommandError, expected, table
 from cupynn.kernels import conv_direct
 from cupynn.kernels.runtime import KernelCheckError, KernelCompileError, find_compiler
-from cupynn.trace import METHOD, Block, Launch, launches, lines, trace
+from cupynn.trace import METHOD, Block, Launch, launches, lines, page, trace
 from cupynn.trace.recording import ATOMIC, BARRIER, KINDS, WARP
 
 EPILOG = """\
@@ -22,6 +23,7 @@ examples:
   cupynn kernel whe --trace                  one block of the first launch, line by line of the source
   cupynn kernel whe --trace --launch 1       of the backward pass
   cupynn kernel whe --trace --steps 0 33     and every step of two of the block's threads
+  cupynn kernel whe --html whe.html          a page to step through in a browser
 
 The block runs on the CPU, without a GPU, but with the threads and strips of a GPU's launch; every access is watched.
 Accesses of threads are put together to those of warps, 32 threads: the k-th time that the threads come to the same
@@ -57,6 +59,7 @@ def add_to(subparsers: Any) -> None:
         "--block", type=_triple, default=(0, 0, 0), metavar="X,Y,Z", help="which block (default: 0,0,0)"
     )
     parser.add_argument("--steps", type=int, nargs="+", metavar="THREAD", help="show every step of these threads")
+    parser.add_argument("--html", metavar="FILE", help="write the trace as a page for a browser")
     parser.set_defaults(command=run)
 
 
@@ -67,9 +70,11 @@ def run(arguments: argparse.Namespace) -> None:
         raise CommandError(f"there is no example of a kernel {name!r}; there are {known}", BAD_USE)
     if find_compiler() is None:
         raise CommandError("a trace runs the kernel on the CPU, which takes a C++ compiler: install g++ or clang++")
+    if arguments.html and not (folder := pathlib.Path(arguments.html).parent).is_dir():
+        raise CommandError(f"--html {arguments.html}: there is no folder {folder}")
     call = example(name)
     known = launches(call)
-    if not (arguments.trace or arguments.steps):
+    if not (arguments.trace or arguments.steps or arguments.html):
         _show_launches(known)
         return
     number = first(name, known) if arguments.launch is None else arguments.launch
@@ -81,6 +86,9 @@ def run(arguments: argparse.Namespace) -> None:
     _show(block)
     for thread in arguments.steps or ():
         _show_steps(block, thread)
+    if arguments.html:
+        with expected(OSError):
+            page(block).save(arguments.html)
 
 
 def example(name: str) -> Callable[[], Any]:

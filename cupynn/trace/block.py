@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from cupynn.trace import arrays, lines, traffic, warps
-from cupynn.trace.launches import Launch, reach
+from cupynn.trace.launch import Launch, reach
 from cupynn.trace.recording import ATOMIC, WARP, Recording
 
 METHOD = (

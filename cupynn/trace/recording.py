@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from cupynn.kernels.runtime import build
-from cupynn.trace.launches import Launch
+from cupynn.trace.launch import Launch
 
 READ, WRITE, ATOMIC, BARRIER, WARP_FUNCTION = range(5)  # CupynnEventKind of checker.h
 KINDS = ("reads", "writes", "atomically updates", "barrier", "warp function")
