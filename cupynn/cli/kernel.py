@@ -58,7 +58,13 @@ def add_to(subparsers: Any) -> None:
     parser.add_argument(
         "--block", type=_triple, default=(0, 0, 0), metavar="X,Y,Z", help="which block (default: 0,0,0)"
     )
-    parser.add_argument("--steps", type=int, nargs="+", metavar="THREAD", help="show every step of these threads")
+    parser.add_argument(
+        "--steps",
+        type=int,
+        nargs="+",
+        metavar="THREAD",
+        help="show every step of these threads of the block, counted along x first",
+    )
     parser.add_argument("--html", metavar="FILE", help="write the trace as a page for a browser")
     parser.set_defaults(command=run)
 
@@ -78,12 +84,15 @@ def run(arguments: argparse.Namespace) -> None:
         _show_launches(known)
         return
     number = first(name, known) if arguments.launch is None else arguments.launch
+    if not 0 <= number < len(known):
+        raise CommandError(f"--launch {number}: the example has launches 0 to {len(known) - 1}", BAD_USE)
     with expected(ValueError, status=BAD_USE), expected(KernelCompileError, KernelCheckError):
         block = trace(call, number, arguments.block)
     for thread in arguments.steps or ():
         if not 0 <= thread < block.launch.threads:
             raise CommandError(f"--steps {thread}: a block has threads 0 to {block.launch.threads - 1}", BAD_USE)
     _show(block)
+    _show_sums(block)
     for thread in arguments.steps or ():
         _show_steps(block, thread)
     if arguments.html:
@@ -150,6 +159,13 @@ def _show(block: Block) -> None:
             print(f"{row.lines[depth]:4d}{'  ' * depth}  {source[row.lines[depth] - 1].strip()}")
         shown = row.lines
         print(text)
+
+
+def _show_sums(block: Block) -> None:
+    sectors, least = block.sectors.sum(), block.least.sum()
+    print(f"all accesses of global memory: {sectors} sectors, least {least}", end="")
+    passes, least = block.passes.sum(), block.least_passes.sum()
+    print(f"; of shared memory: {passes} passes over the banks, least {least}" if passes else "")
 
 
 def _alike(one: tuple[int, ...], other: tuple[int, ...]) -> int:

@@ -44,7 +44,8 @@ class Block:
 
     arrays: what it touched. Of each event, `array`: a number of these, `offset`: bytes from the array's first,
     `site_of`: a number of the steps' sites, whose lines `chains` has.
-    Of each step, `sectors`, `least`, `cache_lines` (0 for shared memory) and `degree`, `passes` (0 for global memory).
+    Of each step, `sectors`, `least`, `cache_lines` (0 for shared memory) and `degree`, `passes`, `least_passes` (0 for
+    global memory): see traffic.py.
     """
 
     def __init__(self, launch: Launch, place: tuple[int, int, int] = (0, 0, 0)) -> None:
@@ -78,7 +79,7 @@ class Block:
             len(steps), member[plain], address[plain], size[plain]
         )
         lane = events["thread"].astype(np.int64) % WARP
-        self.degree, self.passes = traffic.bank_conflicts(
+        self.degree, self.passes, self.least_passes = traffic.bank_conflicts(
             len(steps), member[banked], lane[banked], address[banked], size[banked]
         )
 

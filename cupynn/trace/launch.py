@@ -61,6 +61,8 @@ def launches(call: Callable[[], Any]) -> list[Launch]:
 
 def reach(call: Callable[[], Any], number: int) -> Launch:
     """Launch `number` of `call`, counted from 0, once all before it have run: its arrays hold what it will read."""
+    if number < 0:
+        raise ValueError(f"trace: launch {number} was asked for; they are counted from 0")
     met: list[Launch] = []
 
     def meet(launch: Launch) -> None:

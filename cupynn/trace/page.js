@@ -1,5 +1,6 @@
 // Steps through a traced block. The page's data, by pages.py:
-//   steps: [row, warp, barriers passed, array, sectors, least, lines, degree, passes, mask of lanes, byte offsets]
+//   steps: [row, warp, barriers passed, array, sectors, least, lines, degree, passes, least passes,
+//     mask of lanes, byte offsets]
 //     offsets: [first, apart] of the lanes in the mask, or all of them
 //   values: what was read or written, base64: of each step its lanes', min(size, 16) bytes each
 //   rows: {lines, kind, size} of the summary; arrays: {name, shape, item, type, shared, address}
@@ -10,12 +11,14 @@ const LINE = 128, SECTOR = 32, WORD = 4, BANKS = 32, LANES = 32, ATOMIC = 2, WRI
 
 const bytes = Uint8Array.from(atob(data.values), (letter) => letter.charCodeAt(0));
 let valuesBegin = 0;
-const steps = data.steps.map(([row, warp, phase, array, sectors, least, lines, degree, passes, mask, offsets]) => {
+const steps = data.steps.map(([row, warp, phase, array, ...rest]) => {
+  const [sectors, least, lines, degree, passes, leastPasses, mask, offsets] = rest;
   const lanes = [];
   for (let lane = 0; lane < LANES; lane++) if (mask >>> lane & 1) lanes.push(lane);
   const { kind, size } = data.rows[row];
   const at = lanes.map((_, n) => offsets.length === 2 ? offsets[0] + n * offsets[1] : offsets[n]);
-  const step = { row, warp, phase, array: data.arrays[array], kind, size, sectors, least, lines, degree, passes, lanes, at, values: valuesBegin };
+  const costs = { sectors, least, lines, degree, passes, leastPasses };
+  const step = { row, warp, phase, array: data.arrays[array], kind, size, ...costs, lanes, at, values: valuesBegin };
   if (kind <= ATOMIC) valuesBegin += lanes.length * Math.min(size, 16);
   return step;
 });
@@ -80,7 +83,7 @@ function sentence(step) {
   said.push(`${who}${data.kinds[kind]} `, element("strong", "", array.name), `, ${plural(size, "byte")} each. `);
   if (array.shared) {
     said.push(step.degree > 1 ? `${step.degree}-way bank conflict: ` : "No bank conflict: ",
-      `${plural(step.passes, "pass", "passes")} over the banks.`);
+      `${plural(step.passes, "pass", "passes")} over the banks, least ${step.leastPasses}.`);
   } else {
     said.push(`${plural(step.sectors, "sector")} of ${SECTOR} bytes, least ${step.least}, in ${plural(step.lines, "line")} of ${LINE} bytes`,
       step.sectors > step.least ? `: ${(step.sectors / step.least).toFixed(1)} times the least.` : ".");

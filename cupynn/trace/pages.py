@@ -81,10 +81,11 @@ def _summary_row(number: int, row: Row, source: list[str]) -> str:
 
 
 def _data(block: Block, count: int) -> dict[str, Any]:
-    """What page.js shows: see `open` there."""
+    """What page.js shows; it begins with what each is."""
     steps, rows = block.steps, {}
     for number, row in enumerate(block.rows):
         rows[row.lines, row.kind, row.array, row.size] = number
+    costs = block.sectors, block.least, block.cache_lines, block.degree, block.passes, block.least_passes
     encoded, values = [], []
     for step in range(count):
         members = steps.members[steps.begin[step] : steps.end[step]]
@@ -94,7 +95,7 @@ def _data(block: Block, count: int) -> dict[str, Any]:
         name = block.arrays[array].name if array >= 0 else ""
         lanes = block.events["thread"][members] % WARP
         one = [rows[block.chains[site], kind, name, size], int(steps.warp[step]), int(steps.phase[step]), array]
-        one += [int(cost[step]) for cost in (block.sectors, block.least, block.cache_lines, block.degree, block.passes)]
+        one += [int(cost[step]) for cost in costs]
         one += [_mask(lanes), _affine(block.offset[members])]
         encoded.append(one)
         if kind <= ATOMIC:

@@ -14,7 +14,7 @@ from cupynn.trace.launch import Launch
 READ, WRITE, ATOMIC, BARRIER, WARP_FUNCTION = range(5)  # CupynnEventKind of checker.h
 KINDS = ("reads", "writes", "atomically updates", "barrier", "warp function")
 WARP = 32
-MOST_EVENTS = 3_000_000  # of a block, 56 bytes each
+MOST_EVENTS = 3_000_000  # of a block, 48 bytes each
 
 EVENT = np.dtype(  # CupynnEvent of checker.h
     [

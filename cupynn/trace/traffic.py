@@ -27,20 +27,21 @@ def sectors(
 
 def bank_conflicts(
     count: int, request: np.ndarray, lane: np.ndarray, address: np.ndarray, size: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """(degree, passes) of each of `count` requests of shared memory.
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(degree, passes, least passes) of each of `count` requests of shared memory.
 
     Lanes whose words differ and lie in one bank wait for each other; lanes that read one word share it. [CUDA C++
     Programming Guide, "Compute Capability 5.x", Shared Memory] A warp's accesses of up to 4 bytes are one phase; of 8
     bytes two phases, one per half warp, and of 16 bytes four, of eight lanes each; lanes of different phases never
     conflict. [NVIDIA, "Volta: Architecture and Performance Optimization", GTC 2018, session S81006, "Bank conflicts"]
-    degree: the most words that one phase wants of one bank, 1 where there is no conflict. passes: over all phases.
+    degree: the most words that one phase wants of one bank, 1 where there is no conflict. passes: of all phases; the
+    least is one for each.
     """
     phase = lane * np.clip(size, WORD, 16) // (BANKS * WORD)
     group, word = _pieces(request * 4 + phase, address, size, WORD)
     banks = np.bincount(group * BANKS + word % BANKS, minlength=count * 4 * BANKS)
     worst = banks.reshape(count, 4, BANKS).max(axis=2)
-    return worst.max(axis=1), worst.sum(axis=1)
+    return worst.max(axis=1), worst.sum(axis=1), (worst > 0).sum(axis=1)
 
 
 def _pieces(group: np.ndarray, address: np.ndarray, size: np.ndarray, piece: int) -> tuple[np.ndarray, np.ndarray]:

@@ -5,7 +5,7 @@ import pytest
 
 from cupynn.kernels import runtime
 from cupynn.kernels.runtime import build
-from cupynn.trace import Block, Launch, arrays, lines, warps
+from cupynn.trace import Block, Launch, arrays, launches, lines, trace, warps
 from cupynn.trace.recording import READ, WARP_FUNCTION, WRITE
 
 needs_lines = pytest.mark.skipif(lines.find_tool() is None, reason="no addr2line here")
@@ -44,6 +44,24 @@ def test_sectors(known, offset, stride, sectors, least, cache_lines):
     assert (read.sectors, read.least, read.cache_lines) == (sectors, least, cache_lines)
     assert (written.sectors, written.least, written.cache_lines) == (4, 4, 1)
     assert (read.count, read.lanes, read.size, read.degree) == (1, 32, 4, None)
+
+
+def test_a_call(known):
+    """What a call would launch on a GPU, found and run here; its arrays get what the block writes."""
+    x, y = numbers(64), np.zeros(64, np.float32)
+
+    def call():
+        runtime.launch(known, "copy", 1, runtime.threads(x, gpu=64), (y, x, 0, 0))  # y[0], so that x is 0
+        runtime.launch(known, "copy", 1, runtime.threads(x, gpu=64), (x, y, 0, 1))
+
+    first, second = launches(call)
+    assert first.kernel == second.kernel == "copy" and first.block == second.block == (64, 1, 1)
+    assert runtime.threads(x, gpu=64) < 64 and x[5] == 5
+    y[0] = 7
+    block = trace(call, 1)
+    assert (x == 7).all() and (y == 7).all() and block.launch.threads == 64
+    with pytest.raises(ValueError, match="launch 2 was asked for; there are 2"):
+        trace(call, 2)
 
 
 def test_an_arrays_place_in_its_allocation(known):
@@ -101,7 +119,7 @@ def test_wide_shared_accesses(known, vector, stride, degree, passes):
     block = run(known, f"shared_wide<{vector}>", np.zeros(32, np.float32), stride, shared=32 * stride * 4 * width)
     row = only(block, WRITE, "shared_memory")
     assert (row.size, row.degree) == (4 * width, degree)
-    assert block.passes[0] == passes
+    assert (block.passes[0], block.least_passes[0]) == (passes, width)
 
 
 @needs_lines

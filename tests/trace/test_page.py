@@ -114,7 +114,10 @@ def test_stepping(opened):
     opened.check(0)
     opened.click("barrier")
     opened.check(65)
-    assert opened.texts("#memory .hot") == ["32"] and "32-way bank conflict: 32 passes" in opened.texts("#said")[0]
+    assert (
+        opened.texts("#memory .hot") == ["32"]
+        and "32-way bank conflict: 32 passes over the banks, least 1." in opened.texts("#said")[0]
+    )
     opened.click("back")
     opened.check(64)
     opened.click("last")
