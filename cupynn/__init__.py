@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 from cupynn import autograd, data, models, nn, ops, optim
 from cupynn.autograd import Tensor, no_grad, tensor
 from cupynn.device import default_device, manual_seed, set_default_device, use_device
+from cupynn.export import export_onnx
 from cupynn.reparam import contract, expand, verify_contraction
 from cupynn.serialization import load, save
 
@@ -22,6 +23,7 @@ __all__ = [
     "data",
     "default_device",
     "expand",
+    "export_onnx",
     "load",
     "manual_seed",
     "models",

@@ -8,11 +8,39 @@ import sys
 from collections.abc import Sequence
 
 import cupynn
-from cupynn.cli import contract, demo, doctor, evaluate, graph, kernel, kernels, models, profile, report, runs, train
+from cupynn.cli import (
+    contract,
+    demo,
+    doctor,
+    evaluate,
+    export,
+    graph,
+    kernel,
+    kernels,
+    models,
+    profile,
+    report,
+    runs,
+    train,
+)
 from cupynn.cli.common import CommandError
 from cupynn.train import Interrupted
 
-COMMANDS = (train, evaluate, runs, report, contract, models, graph, kernel, kernels, profile, doctor, demo)
+COMMANDS = (
+    train,
+    evaluate,
+    runs,
+    report,
+    contract,
+    export,
+    models,
+    graph,
+    kernel,
+    kernels,
+    profile,
+    doctor,
+    demo,
+)
 
 DESCRIPTION = "Train networks wide, contract them exactly, ship them compact."
 
@@ -24,6 +52,7 @@ examples:
   cupynn runs runs                                  all runs as a table; --picture FILE draws their curves
   cupynn report runs/ck                             one page: curves, accuracy, proof, profile
   cupynn contract runs/ck                           writes runs/ck/compact.safetensors, proved equal
+  cupynn export runs/ck net.onnx                    the compact network for onnxruntime, compared with it at once
   cupynn profile smallnet --expand ck               where the time of a training step goes
   cupynn graph smallnet --expand ck --out net.svg   the tape as a picture, expanded beside contracted
   cupynn kernels --compile                          what every kernel takes of a GPU; needs none

@@ -281,7 +281,7 @@ def test_errors_are_one_line_without_a_traceback(tmp_path, trained, capsys, argu
 
 def test_help_shows_examples_and_what_is_written():
     assert "cupynn contract runs/ck" in done("--help")
-    for name in ("train", "evaluate", "contract", "models", "kernels", "doctor", "demo"):
+    for name in ("train", "evaluate", "contract", "export", "models", "kernels", "doctor", "demo"):
         assert f"usage: cupynn {name}" in done(name, "--help")
     assert "metrics.jsonl" in done("train", "--help")
     assert done("--version").strip() == f"cupynn {cupynn.__version__}"
