@@ -15,6 +15,7 @@ from cupynn.device import default_device, manual_seed, set_default_device, use_d
 from cupynn.export import export_onnx
 from cupynn.reparam import contract, expand, verify_contraction
 from cupynn.serialization import load, save
+from cupynn.weights import load_weights
 
 __all__ = [
     "Tensor",
@@ -25,6 +26,7 @@ __all__ = [
     "expand",
     "export_onnx",
     "load",
+    "load_weights",
     "manual_seed",
     "models",
     "nn",
