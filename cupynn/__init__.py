@@ -10,7 +10,7 @@ cupynn.verify_contraction(model, compact, (3, 32, 32))
 __version__ = "0.1.0"
 
 from cupynn import autograd, data, models, nn, ops, optim
-from cupynn.autograd import Tensor, no_grad, tensor
+from cupynn.autograd import Tensor, from_dlpack, no_grad, tensor
 from cupynn.device import default_device, manual_seed, set_default_device, use_device
 from cupynn.export import export_onnx
 from cupynn.reparam import contract, expand, verify_contraction
@@ -25,6 +25,7 @@ __all__ = [
     "default_device",
     "expand",
     "export_onnx",
+    "from_dlpack",
     "load",
     "load_weights",
     "manual_seed",

@@ -3,6 +3,7 @@
 from cupynn.autograd.tensor import Tensor, tensor  # isort: skip  (first: functions and tensors know each other)
 
 from cupynn.autograd import functions
+from cupynn.autograd.dlpack import from_dlpack
 from cupynn.autograd.function import Function, Record
 from cupynn.autograd.functions import (
     abs,
@@ -56,6 +57,7 @@ __all__ = [
     "exp",
     "expand_dims",
     "flatten",
+    "from_dlpack",
     "functions",
     "gradcheck",
     "is_grad_enabled",

@@ -123,6 +123,19 @@ class Tensor:
         return np.array(self.data, dtype=dtype, copy=copy)
 
     def __dlpack__(self, **options: Any) -> Any:
+        """The array itself for another library, which then shares its memory: NumPy, CuPy, PyTorch and others have
+        `from_dlpack`, which calls this.
+
+        Raises BufferError where the tensor requires grad, and for an axis that runs backwards: PyTorch 2.13 ends the
+        whole process over it.
+        """
+        if self._requires_grad:
+            raise BufferError(
+                "__dlpack__: this tensor requires grad, and another library's results would have no gradient; "
+                "hand over t.detach() or t.data"
+            )
+        if min(self.data.strides, default=0) < 0:
+            raise BufferError("__dlpack__: an axis of this tensor runs backwards in memory; hand over t.data.copy()")
         return self.data.__dlpack__(**options)
 
     def __dlpack_device__(self) -> tuple[int, int]:

@@ -80,11 +80,6 @@ def test_leaving_the_graph():
     assert np.asarray(x.detach(), dtype=np.float64).dtype == np.float64
 
 
-def test_dlpack_hands_over_the_same_memory():
-    x = tensor([1.0, 2.0], requires_grad=True)
-    assert np.shares_memory(np.from_dlpack(x), x.data)
-
-
 def test_plus_equals_binds_the_name_anew():
     x = tensor([1.0], requires_grad=True)
     y = x

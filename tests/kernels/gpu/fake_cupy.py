@@ -82,10 +82,10 @@ class ndarray:
         return self._host.tolist()
 
     def __dlpack__(self, **options):
-        return self._host.__dlpack__()
+        return self._host.__dlpack__(max_version=options.get("max_version"))
 
     def __dlpack_device__(self):
-        return self._host.__dlpack_device__()
+        return 2, NUMBER  # kDLCUDA
 
     def __array__(self, dtype=None, copy=None):
         raise TypeError("Implicit conversion to a NumPy array is not allowed. Please use `.get()`")
@@ -317,6 +317,14 @@ class Kernel:
             launch.run()
 
 
+def from_dlpack(array):
+    """The array of what lies on the fake GPU: to NumPy, whose memory it is, the same in the host's."""
+    if array.__dlpack_device__() != (2, NUMBER):
+        raise BufferError("CPU arrays cannot be directly imported to CuPy. Use `cupy.array(numpy.from_dlpack(input))`.")
+    on_host = types.SimpleNamespace(__dlpack__=array.__dlpack__, __dlpack_device__=lambda: (1, 0))
+    return wrap(np.from_dlpack(on_host))
+
+
 def make(real):
     """The fake module; `real` is the installed CuPy."""
     fake = Module("cupy", np, real)
@@ -332,7 +340,7 @@ def make(real):
         runtimeGetVersion=lambda: 12000,
     )
     fake.get_default_memory_pool = lambda: types.SimpleNamespace(total_bytes=lambda: 0)
-    fake.from_dlpack = lambda array: wrap(array._host if isinstance(array, ndarray) else np.from_dlpack(array))
+    fake.from_dlpack = from_dlpack
     cuda.get_current_stream = lambda: Device()  # a stream is waited for as a device is
     return fake
 

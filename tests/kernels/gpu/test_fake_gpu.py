@@ -194,3 +194,18 @@ def test_the_fake_refuses_what_a_gpu_refuses(gpu_log):
         name = "step<float, false, 1>" if wrong.startswith("not in") else step
         with pytest.raises(AssertionError, match=wrong):
             runtime.launch("sgd", name, grid, threads, values, shared)
+
+
+def test_dlpack_of_arrays_on_the_gpu(gpu_log):
+    """What lies there stays there, and is shared both ways; the host's memory stays the host's."""
+    array = device.asarray(np.arange(3, dtype=np.float32))
+    t = cupynn.from_dlpack(array)
+    assert isinstance(t.data, fake_cupy.ndarray) and t.__dlpack_device__() == (2, fake_cupy.NUMBER)
+    array[0] = 7
+    assert t.data._host[0] == 7
+    back = fake_cupy.module.from_dlpack(t)
+    back[1] = 8
+    assert array._host.tolist() == [7, 8, 2]
+    assert type(cupynn.from_dlpack(np.arange(3.0)).data) is np.ndarray
+    with pytest.raises(BufferError, match="requires grad"):
+        fake_cupy.module.from_dlpack(cupynn.Tensor(array, requires_grad=True))
