@@ -14,8 +14,9 @@ HOST, GPU = (1, 3), (2, 13)  # DLPack's numbers: memory of the host, also pinned
 def from_dlpack(x: Any) -> Tensor:
     """A leaf that shares the memory of `x`, an array of NumPy, CuPy, PyTorch or any library with `__dlpack__`.
 
-    Who writes to one writes to the other. What lies on a GPU becomes a CuPy array. A library with a graph of its own
-    refuses to hand over what requires grad (BufferError): pass x.detach().
+    Who writes to one writes to the other; but NumPy 2.0 makes the tensor's array read-only, and so do later ones where
+    the other library knows the protocol's first version only. What lies on a GPU becomes a CuPy array. A library with a
+    graph of its own refuses to hand over what requires grad (BufferError): pass x.detach().
 
     Raises TypeError where x has no `__dlpack__` or a type that NumPy has not (bfloat16 for one), BufferError for memory
     of another kind of device.

@@ -14,7 +14,7 @@ import numpy as np
 
 import cupynn
 from cupynn.autograd import Tensor, no_grad
-from cupynn.device import to_numpy, xp_of
+from cupynn.device import to_numpy, use_device, xp_of
 from cupynn.export import elementary, layers, papers
 from cupynn.export.graph import Graph, Node, Shape
 from cupynn.export.trace import trace
@@ -23,7 +23,7 @@ from cupynn.nn.evaluation import evaluation_mode
 from cupynn.reparam import contract
 from cupynn.serialization import replacing
 
-OPSET, IR_VERSION = 17, 8  # onnxruntime 1.13 and newer read them
+OPSET, IR_VERSION = 17, 8  # older than what onnx writes by itself, which no released onnxruntime reads
 TABLE = {**elementary.TABLE, **layers.TABLE, **papers.TABLE}
 TRACED = (1, 2)  # images of the two runs that a graph is made of
 COMPARED = (1, 4)  # and of those that it is compared in
@@ -57,14 +57,18 @@ def export_onnx(
     Raises ValueError for an operation that has no form in ONNX, naming its layer, and where the logits differ by more;
     ModuleNotFoundError without onnx.
     """
+    input_shape = tuple(input_shape)
+    if len(input_shape) != 3:
+        raise ValueError(f"export_onnx: input_shape must be (C, H, W); got {input_shape}")
     onnx = _onnx()
-    compact = contract(model, fold_batch_norm).astype(np.float32)
-    graph, shape = _graph(compact, tuple(input_shape))
-    proto = _proto(onnx, graph, tuple(input_shape), shape, model)
+    with use_device("cpu"):
+        compact = contract(model, fold_batch_norm).to_device("cpu").astype(np.float32)
+        graph, shape = _graph(compact, input_shape)
+    proto = _proto(onnx, graph, input_shape, shape, model)
     with replacing(Path(path)) as beside:
         beside.write_bytes(proto.SerializeToString())
         onnx.checker.check_model(str(beside), full_check=True)
-        compared = _compare(model, beside, tuple(input_shape))
+        compared = _compare(model, beside, input_shape)
     return Export(Counter(node.operator for node in graph.nodes), *compared)
 
 

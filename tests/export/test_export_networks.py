@@ -21,15 +21,15 @@ NETWORKS = [
     ("mobilenet_v2", {"classifier": "conv"}, 32),
     ("mobilenet_v3", {"expand": "do"}, 32),
     ("shufflenet_v2", {"expand": "cl", "rate": 2, "mixing": False}, 32),
-    ("resnet", {"whe": 8}, 32),
-    ("resnet", {"whe": 4, "whe_position": "post_bn", "activation": "apl"}, 32),
-    ("resnet", {"depthwise": True, "activation": "elu"}, 32),
-    ("resnet", {"depth": 50, "version": "v1", "activation": "prelu", "last_gamma": True}, 32),
+    ("resnet", {"whe": 8, "wide": 0.5}, 32),
+    ("resnet", {"whe": 4, "whe_position": "post_bn", "activation": "apl", "wide": 0.25}, 32),
+    ("resnet", {"depthwise": True, "activation": "elu", "wide": 0.25}, 32),
+    ("resnet", {"depth": 50, "version": "v1", "activation": "prelu", "last_gamma": True, "wide": 0.25}, 32),
     ("resnet", {"version": "v2"}, 32),
-    ("resnet", {"depth": 50, "version": "v2", "expand": "do", "stages": [1]}, 32),
+    ("resnet", {"depth": 50, "version": "v2"}, 32),
     ("plain", {}, 32),
     ("resnext", {}, 32),
-    ("wide_resnet", {}, 32),
+    ("wide_resnet", {"wide": 1.125}, 32),
     ("senet", {}, 32),
     ("cifar_resnet", {"whe": 4, "dropout": 0.1}, 32),
     ("cifar_resnet", {"shortcut": "conv", "stem_relu": False, "expand": "do"}, 32),
@@ -40,7 +40,7 @@ NETWORKS = [
     ("cifar_delugenet", {}, 8),
     ("cifar_delugenet_baseline", {}, 8),
     ("cifar_delugenet_baseline", {"shortcut": "1x1"}, 8),
-    ("delugenet", {"depth": 152}, 32),
+    ("delugenet", {}, 32),
     ("cifar_seqresnet", {"widening": 1}, 16),
     ("cifar_seqresnet", {"widening": 2, "bottleneck": True}, 16),
     ("cifar_seqresnet", {"widening": 1, "windowed": False, "blocks": [1, 2, 1]}, 16),
@@ -70,5 +70,7 @@ def test_network(name, options, size, tmp_path):
     assert written.difference <= 1e-5
 
 
-def test_every_network_of_the_registry_is_there():
-    assert {name for name, _, _ in NETWORKS} == set(models.names())
+def test_every_family_of_the_catalogue_is_there():
+    c = models.catalogue
+    families = c.smallnet, c.alexnet, c.mobilenets, c.resnet, c.cifar_resnet, c.delugenet, c.seqresnet
+    assert {entry.name for family in families for entry in family()} == {name for name, _, _ in NETWORKS}

@@ -158,8 +158,25 @@ def torchvision_mobilenet_v2():
             yield from (f"features.{number}.conv.{conv}.weight", *batch_norm(f"features.{number}.conv.{norm}"))
 
 
+def torchvision_shufflenet_v2():
+    yield from ("fc.weight", "fc.bias")
+    for name in ("conv1", "conv5"):
+        yield from (f"{name}.0.weight", *batch_norm(f"{name}.1"))
+    for stage, units in ((2, 4), (3, 8), (4, 4)):
+        for unit in range(units):
+            pairs = [("branch1", 0), ("branch1", 2)] if unit == 0 else []
+            for branch, conv in (*pairs, ("branch2", 0), ("branch2", 3), ("branch2", 5)):
+                name = f"stage{stage}.{unit}.{branch}"
+                yield from (f"{name}.{conv}.weight", *batch_norm(f"{name}.{conv + 1}"))
+
+
 @pytest.mark.parametrize(
-    ("name", "names"), [("resnet", torchvision_resnet18), ("mobilenet_v2", torchvision_mobilenet_v2)]
+    ("name", "names"),
+    [
+        ("resnet", torchvision_resnet18),
+        ("mobilenet_v2", torchvision_mobilenet_v2),
+        ("shufflenet_v2", torchvision_shufflenet_v2),
+    ],
 )
 def test_names_are_torchvisions(name, names):
     with nn.init.shapes_only():

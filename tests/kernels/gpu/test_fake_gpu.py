@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import cupynn
-from cupynn import device, models, ops, optim
+from cupynn import device, models, nn, ops, optim
 from cupynn.autograd import tensor
 from cupynn.cli import kernel_examples
 from cupynn.kernels import cross_layer, depthwise, runtime
@@ -209,3 +209,20 @@ def test_dlpack_of_arrays_on_the_gpu(gpu_log):
     assert type(cupynn.from_dlpack(np.arange(3.0)).data) is np.ndarray
     with pytest.raises(BufferError, match="requires grad"):
         fake_cupy.module.from_dlpack(cupynn.Tensor(array, requires_grad=True))
+
+
+def test_export_of_a_network_on_the_gpu(gpu_log, tmp_path):
+    """Its graph is made on the host; what is compared is the network where it is."""
+    pytest.importorskip("onnxruntime", reason="cupynn[onnx] is not installed")
+    layers = (
+        nn.Conv2d(2, 4, 3, padding=1),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.WHEBlock(4, 2),
+        nn.Flatten(),
+        nn.Linear(64, 3),
+    )
+    model = nn.Sequential(*layers)
+    written = cupynn.export_onnx(model, tmp_path / "net.onnx", (2, 4, 4))
+    assert written.difference < 2e-6 and gpu_log.launches
+    assert isinstance(model[0].weight.data, fake_cupy.ndarray) and device.default_device() == f"cuda:{fake_cupy.NUMBER}"
