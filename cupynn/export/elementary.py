@@ -128,7 +128,7 @@ def getitem(graph: Graph, x: Operand) -> str:
         elif item is Ellipsis:
             axis, place = axis + missing, place + missing
         elif isinstance(item, slice):
-            if item != slice(None):
+            if (item.start or 0, item.stop, item.step or 1) != (0, None, 1):
                 if x.shape[axis] is None:
                     graph.refuse("it picks images out of the batch, which has no fixed length")
                 start, end, step = item.indices(x.shape[axis])

@@ -135,7 +135,7 @@ class Graph:
         array, twin = to_numpy(x.array), to_numpy(x.twin)
         if x.shape[:1] == (None,) and None not in x.shape[1:]:
             array, twin = (rows[:1] if (rows == rows[:1]).all() else rows for rows in (array, twin))
-        if not np.array_equal(array, twin, equal_nan=array.dtype.kind == "f"):
+        if x.array is not x.twin and not np.array_equal(array, twin, equal_nan=array.dtype.kind == "f"):
             self.refuse("an input differs from run to run, and cupynn's functions did not make it of the images")
         return array
 
