@@ -107,7 +107,7 @@ def load(path: str | os.PathLike) -> Module:
     if metadata.get("library") != "cupynn":
         raise ValueError(
             f"load: {path} was not written by cupynn.save: its metadata should hold library=cupynn, and holds "
-            f"{metadata or 'nothing'}; cupynn.serialization.load_state reads its arrays"
+            f"{metadata or 'nothing'}; cupynn.load_weights fills a model with its arrays"
         )
     if "progress" in metadata:
         raise ValueError(f"load: {path} is a checkpoint of training; weights alone are in model.safetensors of its run")

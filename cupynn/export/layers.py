@@ -21,7 +21,7 @@ from cupynn.ops.upsample import Resize
 def activation(graph: Graph, x: Operand | str) -> str:
     name, parameter = graph.function.kernel, float(graph.function.parameter)
     if name == "relu6":
-        return graph.node("Clip", x, np.float32(0), np.float32(6))
+        return relu6(graph, x)
     operator, attribute = {
         "relu": ("Relu", None),
         "leaky_relu": ("LeakyRelu", "alpha"),
@@ -32,6 +32,10 @@ def activation(graph: Graph, x: Operand | str) -> str:
     }[name]
     options = {"alpha": 1 / 6, "beta": 0.5} if name == "hardsigmoid" else {attribute: parameter} if attribute else {}
     return graph.node(operator, x, **options)
+
+
+def relu6(graph: Graph, x: Operand | str) -> str:
+    return graph.node("Clip", x, np.float32(0), np.float32(6))
 
 
 def prelu(graph: Graph, x: Operand, weight: Operand) -> str:
@@ -98,7 +102,7 @@ def normalisation(
     if residual is not None:
         y = graph.node("Add", y, residual)
     if function.relu:
-        y = graph.node("Relu", y) if function.relu is True else graph.node("Clip", y, np.float32(0), np.float32(6))
+        y = graph.node("Relu", y) if function.relu is True else relu6(graph, y)
     return y
 
 
@@ -157,10 +161,8 @@ def _averages(graph: Graph, x: Operand, found: Tables) -> str:
 
 def _products(graph: Graph, x: Operand, rows: np.ndarray, columns: np.ndarray) -> str:
     """rows @ x @ columns^T for every plane of x."""
-    left, right = (
-        graph.constant(rows.astype(np.float32), "rows"),
-        graph.constant(columns.T.astype(np.float32), "columns"),
-    )
+    left = graph.constant(rows.astype(np.float32), "rows")
+    right = graph.constant(columns.T.astype(np.float32), "columns")
     return graph.node("MatMul", graph.node("MatMul", left, x), right)
 
 
@@ -180,13 +182,13 @@ def adaptive_maximum(graph: Graph, x: Operand) -> str:
 
 def resizing(graph: Graph, x: Operand) -> str:
     """By the function's own tables: ONNX's Resize computes places from a rounded scale."""
-    tables = graph.function.tables
-    if all(indices.shape[1] == 1 for indices, _ in tables):  # the nearest pixel
-        for axis, (indices, _) in zip((2, 3), tables, strict=True):
+    axes = graph.function.tables
+    if all(indices.shape[1] == 1 for indices, _ in axes):  # the nearest pixel
+        for axis, (indices, _) in zip((2, 3), axes, strict=True):
             x = graph.node("Gather", x, indices[:, 0].astype(np.int64), axis=axis)
         return x
     matrices = []
-    for (indices, weights), size in zip(tables, x.shape[2:], strict=True):
+    for (indices, weights), size in zip(axes, x.shape[2:], strict=True):
         matrix = np.zeros((len(indices), size))
         np.add.at(matrix, (np.arange(len(indices))[:, None], indices), weights)
         matrices.append(matrix)
