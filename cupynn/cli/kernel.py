@@ -92,7 +92,6 @@ def run(arguments: argparse.Namespace) -> None:
         if not 0 <= thread < block.launch.threads:
             raise CommandError(f"--steps {thread}: a block has threads 0 to {block.launch.threads - 1}", BAD_USE)
     _show(block)
-    _show_sums(block)
     for thread in arguments.steps or ():
         _show_steps(block, thread)
     if arguments.html:
@@ -150,7 +149,9 @@ def _show(block: Block) -> None:
         print(f"{block.left_out} threads did more than is kept: of each only the first {block.most} steps are shown")
     heads = ["access", "bytes", "accesses", "threads", "sectors", "least", "lines", "conflict"]
     cells = [[_access(row.kind, row.array), *_figures(row)] for row in block.rows]
-    head, *rows = table([["  " + heads[0], *heads[1:]], *([f"  {first}", *rest] for first, *rest in cells)]).split("\n")
+    head, *rows = table([["  " + heads[0], *heads[1:]], *([f"  {access}", *rest] for access, *rest in cells)]).split(
+        "\n"
+    )
     print(f"\n{head}")
     source, shown = launch.source.read_text().splitlines(), ()
     for row, text in zip(block.rows, rows, strict=True):
@@ -159,9 +160,6 @@ def _show(block: Block) -> None:
             print(f"{row.lines[depth]:4d}{'  ' * depth}  {source[row.lines[depth] - 1].strip()}")
         shown = row.lines
         print(text)
-
-
-def _show_sums(block: Block) -> None:
     sectors, least = block.sectors.sum(), block.least.sum()
     print(f"all accesses of global memory: {sectors} sectors, least {least}", end="")
     passes, least = block.passes.sum(), block.least_passes.sum()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from cupynn import device
-from cupynn.device import Array
 from cupynn.kernels import runtime
 from cupynn.kernels.runtime import checked, cpu
 
@@ -85,16 +84,7 @@ def _caught(meet: Callable[[Launch], None]) -> Iterator[None]:
     Mode "checked" has faces pass arrays, not tables of addresses, whose elements could not be named.
     """
 
-    def launch(
-        name: str | pathlib.Path,
-        kernel: str,
-        grid: tuple[int, ...],
-        block: tuple[int, ...],
-        args: Sequence[Any],
-        shared_bytes: int,
-        outputs: Sequence[Array],
-        touches: Sequence[Array],
-    ) -> None:
+    def launch(name: Any, kernel: str, grid: Any, block: Any, args: Any, shared_bytes: int, *written: Any) -> None:
         meet(Launch(name, kernel, grid, block, tuple(args), shared_bytes))
 
     mode, original = runtime.mode(), checked.launch

@@ -7,7 +7,7 @@
 "use strict";
 const data = JSON.parse(document.getElementById("trace").textContent);
 const $ = (id) => document.getElementById(id);
-const LINE = 128, SECTOR = 32, WORD = 4, BANKS = 32, LANES = 32, ATOMIC = 2, WRITE = 1;
+const LINE = 128, SECTOR = 32, WORD = 4, BANKS = 32, LANES = 32, WRITE = 1, ATOMIC = 2, WARP_FUNCTION = 4;
 
 const bytes = Uint8Array.from(atob(data.values), (letter) => letter.charCodeAt(0));
 let valuesBegin = 0;
@@ -220,8 +220,9 @@ function showMaps(step) {
 }
 
 function showEach(step) {
-  const items = $("each").open && step.array ? step.lanes.map((lane, n) => element("li", "",
-    `${step.warp * LANES + lane}  ${name(step.array, step.at[n], step.size)} = ${value(step, n)}`)) : [];
+  const what = (n) => step.array ? `${name(step.array, step.at[n], step.size)} = ${value(step, n)}`
+    : step.kind === WARP_FUNCTION ? `with lane ${step.at[n]}` : "waits";
+  const items = $("each").open ? step.lanes.map((lane, n) => element("li", "", `${step.warp * LANES + lane}  ${what(n)}`)) : [];
   $("each").lastElementChild.replaceChildren(...items);
 }
 

@@ -14,6 +14,8 @@ import numpy as np
 
 from cupynn.trace.recording import BARRIER, WARP, Recording
 
+SITE_FIELDS = "where", "call", "kind", "size"
+
 
 @dataclass(frozen=True)
 class Steps:
@@ -71,9 +73,6 @@ def steps(recording: Recording) -> Steps:
     return Steps(sites, site[one], warp[one], phase[one], end - counts, end, by_thread[members])
 
 
-SITE_FIELDS = "where", "call", "kind", "size"
-
-
 @dataclass(frozen=True)
 class _Rows:
     number: np.ndarray  # which row each one is, among those that differ
@@ -105,7 +104,7 @@ def _ranks(
     rank = np.zeros(int(group.max()) + 1 if len(group) else 0, np.int64)
     order = np.lexsort((position, thread, epoch, warp))
     parts = _unique_rows(warp[order], epoch[order])
-    for part in np.split(order, np.sort(parts.first)[1:]) if len(order) else ():
+    for part in np.split(order, parts.first[1:]) if len(order) else ():
         lanes = [group[lane] for lane in np.split(part, np.flatnonzero(np.diff(thread[part])) + 1)]
         longest = max(lanes, key=len)
         if len(longest) < len(np.unique(group[part])):
@@ -131,10 +130,7 @@ def _merged(lanes: list[np.ndarray]) -> list[int]:
     heapq.heapify(ready)
     order, done = [], set()
     while len(order) < len(earliest):
-        if ready:
-            step = heapq.heappop(ready)[1]
-        else:
-            step = left.pop()
+        step = heapq.heappop(ready)[1] if ready else left.pop()
         if step in done:
             continue
         done.add(step)

@@ -172,6 +172,11 @@ def test_warps(driver, known, tmp_path):
             option.click()
     of_one = int((block.steps.warp == 1).sum())
     assert shown.place() == f"step 1 of {of_one}" and "Warp 1, " in shown.texts("#said")[0]
+    shown.all("#each summary")[0].click()
+    while "warp function" not in shown.texts("#said")[0]:
+        shown.click("next")
+    assert shown.texts("#each li")[:2] == ["32 with lane 1", "33 with lane 0"]
+    assert not driver.get_log("browser")
 
 
 def test_it_fits_and_stands_alone(opened):
