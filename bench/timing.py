@@ -1,48 +1,16 @@
-"""Trustworthy times on a machine that other programs use too: paired runs in one process, medians, ratios.
-
-Absolute times drift by tens of percent, so everything that is compared takes turns: one round runs each contender once,
-in rotating order. The ratio printed is the median over rounds of (ours / theirs) within the same round.
-"""
+"""Trustworthy times: what is compared takes turns in one process (`cupynn.profile.turns`), with threads that sleep."""
 
 from __future__ import annotations
 
 import os
-import statistics
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
 
 # Idle threads must sleep, or the last contender's threads slow the next one down. To be set before NumPy loads.
 THREADS = os.environ.setdefault("OMP_NUM_THREADS", str(min(2, os.cpu_count() or 1)))
 os.environ.setdefault("OPENBLAS_NUM_THREADS", THREADS)
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
+# isort: split
 
-@dataclass(frozen=True)
-class Times:
-    """Seconds of one contender, one entry per round."""
+from cupynn.profile.turns import Times, take_turns  # noqa: E402
 
-    seconds: list[float]
-
-    @property
-    def median(self) -> float:
-        return statistics.median(self.seconds)
-
-    def over(self, other: Times) -> float:
-        """Median of the ratios within rounds."""
-        return statistics.median(a / b for a, b in zip(self.seconds, other.seconds, strict=True))
-
-
-def take_turns(contenders: dict[str, Callable[[], object]], rounds: int = 15, warm_up: int = 3) -> dict[str, Times]:
-    """Run every contender once per round, in rotating order. A contender on a GPU waits for it before it returns."""
-    for run in contenders.values():
-        for _ in range(warm_up):
-            run()
-    names = list(contenders)
-    seconds: dict[str, list[float]] = {name: [] for name in names}
-    for number in range(rounds):
-        for name in names[number % len(names) :] + names[: number % len(names)]:
-            start = time.perf_counter()
-            contenders[name]()
-            seconds[name].append(time.perf_counter() - start)
-    return {name: Times(values) for name, values in seconds.items()}
+__all__ = ["THREADS", "Times", "take_turns"]

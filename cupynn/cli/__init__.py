@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import cupynn
 from cupynn.cli import (
+    analyse,
     contract,
     demo,
     doctor,
@@ -32,6 +33,7 @@ COMMANDS = (
     evaluate,
     runs,
     report,
+    analyse,
     contract,
     export,
     import_weights,
@@ -53,6 +55,7 @@ examples:
   cupynn evaluate runs/ck                           loss and accuracy on the test set
   cupynn runs runs                                  all runs as a table; --picture FILE draws their curves
   cupynn report runs/ck                             one page: curves, accuracy, proof, profile
+  cupynn analyse landscape runs/ck --picture l.png  the loss round the weights; `cupynn analyse --help` has all kinds
   cupynn contract runs/ck                           writes runs/ck/compact.safetensors, proved equal
   cupynn export runs/ck net.onnx                    the compact network for onnxruntime, compared with it at once
   cupynn profile smallnet --expand ck               where the time of a training step goes

@@ -10,9 +10,9 @@ from typing import Any
 
 import cupynn
 from cupynn import data, device
-from cupynn.data import ArrayDataset
+from cupynn.data import ArrayDataset, Dataset
 from cupynn.nn import Module
-from cupynn.train import read_config
+from cupynn.train import read_config, recipes
 
 BAD_USE, FAILED = 2, 1
 
@@ -81,6 +81,26 @@ def run_config(path: str) -> dict[str, Any]:
     with expected(ValueError), contextlib.suppress(FileNotFoundError):
         return read_config(weights_file(path).parent)
     return {}
+
+
+def load_data_of(path: str, arguments: argparse.Namespace, label_noise: bool = True) -> tuple[Dataset, Dataset]:
+    """Training and test set that `add_data` names, else those of the run's config.json: framed, normalised, and unless
+    label_noise=False with its random labels."""
+    if arguments.data is not None:
+        return load_data(arguments.data, arguments.data_dir, arguments.pad_to)
+    config = run_config(path)
+    load = dict(config.get("data", {}).get("load") or {})
+    if not load:
+        raise CommandError(f"{path} has no config.json that names its data; pass --data", BAD_USE)
+    folder = load.pop("folder", None)
+    if arguments.pad_to is not None:
+        load["pad_to"] = arguments.pad_to
+    if not label_noise:
+        load.pop("label_noise", None)
+    with expected(ValueError):
+        trained_on = recipes.from_table(recipes.Data, load, "Data")
+        sets = load_data(trained_on.name, arguments.data_dir or folder, trained_on.pad_to)
+        return trained_on.prepare(*sets, config.get("settings", {}).get("seed", 0))
 
 
 def table(rows: Sequence[Sequence[str]], left: int = 1) -> str:

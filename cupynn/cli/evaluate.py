@@ -18,13 +18,11 @@ from cupynn.cli.common import (
     add_device,
     choose_device,
     expected,
-    load_data,
+    load_data_of,
     load_network,
-    run_config,
     table,
 )
-from cupynn.data import Dataset
-from cupynn.train import Score, evaluate, recipes
+from cupynn.train import Score, evaluate
 from cupynn.train.confusion import Confusion, draw_confusion
 
 EPILOG = """\
@@ -66,7 +64,7 @@ def run(arguments: argparse.Namespace) -> None:
         raise CommandError("--dark is for --picture FILE", BAD_USE)
     choose_device(arguments.device)
     model = load_network(arguments.path)
-    test_set = _test_set(arguments)
+    test_set = load_data_of(arguments.path, arguments)[1]
     wanted, given = model.input_shape, test_set.image_shape
     any_size = "image_size" not in models.takes(model.creation["name"])
     if wanted != given and not (any_size and wanted[0] == given[0]):
@@ -141,19 +139,3 @@ def _record(data: str, score: Score, confusion: Confusion) -> dict[str, Any]:
 def _plain(number: float) -> float | None:
     """JSON has no NaN and no infinity."""
     return number if math.isfinite(number) else None
-
-
-def _test_set(arguments: argparse.Namespace) -> Dataset:
-    """The data of the command line, else that of the run's config.json, framed and normalised as the run had it."""
-    if arguments.data is not None:
-        return load_data(arguments.data, arguments.data_dir, arguments.pad_to)[1]
-    load = dict(run_config(arguments.path).get("data", {}).get("load") or {})
-    if not load:
-        raise CommandError(f"{arguments.path} has no config.json that names its data; pass --data", BAD_USE)
-    folder = load.pop("folder", None)
-    if arguments.pad_to is not None:
-        load["pad_to"] = arguments.pad_to
-    with expected(ValueError):
-        trained_on = recipes.from_table(recipes.Data, load, "Data")
-        sets = load_data(trained_on.name, arguments.data_dir or folder, trained_on.pad_to)
-        return trained_on.prepare(*sets, seed=0)[1]  # the seed is for labels of training images

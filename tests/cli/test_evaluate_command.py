@@ -9,6 +9,7 @@ import pytest
 import cupynn
 from cupynn import cli, data
 from cupynn.autograd import Tensor, no_grad
+from cupynn.cli import common
 from cupynn.cli import evaluate as command
 from cupynn.data import ArrayDataset
 from cupynn.device import to_numpy
@@ -191,7 +192,7 @@ def test_data_with_other_classes_is_refused(trained, run, monkeypatch):
             ArrayDataset(images, np.array([3, 99, 50, 0]), names, f"hundred {part}", (0.5,), (0.5,)) for part in "ab"
         ]
 
-    monkeypatch.setattr(command, "load_data", hundred)
+    monkeypatch.setattr(common, "load_data", hundred)
     status, printed, errors = run(trained)
     assert status == 1 and not printed and errors.count("\n") == 1
     assert "100 classes, so logits must have shape (N, 100); they have (4, 10)" in errors

@@ -1,0 +1,163 @@
+"""cupynn analyse: every kind end to end, its JSON and pictures, its help and its errors."""
+
+import json
+import re
+
+import pytest
+
+from cupynn import cli
+from cupynn.cli.analyse_kinds import KINDS
+
+pytest.importorskip("matplotlib")
+
+DELUGE = ["cifar_delugenet"]
+SEQ = ["cifar_seqresnet", "--option", "widening=1", "--option", "k=4"]
+NOISE = ["smallnet", "--shares", "0", "0.5", "--images", "200", "--epochs", "2"]
+# arguments (a name of the fixture `runs` stands for its folder), keys of the JSON, and of the first of its list
+CASES = {
+    "gradient-confusion": (
+        ["plain", "ck", "--batches", "4"],
+        ["runs"],
+        ["run", "batches", "batch_size", "parameters", "states"],
+    ),
+    "landscape": (
+        ["plain", "ck", "--two", "--points", "3", "--images", "40"],
+        ["steps", "images", "seed", "runs"],
+        ["run", "loss", "accuracy"],
+    ),
+    "label-noise": (
+        NOISE,
+        ["images", "epochs", "seed", "trainings"],
+        ["network", "share", "train_accuracy", "test_accuracy", "best_test_accuracy", "gap"],
+    ),
+    "cross-layer-norms": (DELUGE, ["blocks"], ["block", "channels", "norms"]),
+    "group-weights": (SEQ, ["layers"], ["layer", "k", "inputs", "weights"]),
+    "do-conv": (["smallnet", "--expand", "do"], ["layers"], ["layer", "kernels", "difference", "weight"]),
+    "hidden-units": (
+        ["whe", "--images", "20"],
+        ["images", "layers"],
+        ["layer", "pixels", "shares", "dead", "linear", "histogram"],
+    ),
+    "expansion": (
+        ["ck", "--batch", "4", "--rounds", "2"],
+        ["network", "batch", "rounds", "ways"],
+        ["way", "parameters", "macs", "train_ms", "inference_ms", "train_ratio", "inference_ratio"],
+    ),
+}
+
+
+def finite(text):
+    """JSON without NaN and Infinity, which are not JSON."""
+
+    def refuse(constant):
+        raise AssertionError(constant)
+
+    return json.loads(text, parse_constant=refuse)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind(kind, run, runs, tmp_path):
+    arguments, keys, inner = CASES[kind]
+    arguments = [runs.get(word, word) for word in arguments]
+    figures, picture = tmp_path / "figures.json", tmp_path / "picture.svg"
+    status, printed, errors = run(kind, *arguments, "--json", figures, "--picture", picture)
+    assert status in (0, None) and not errors
+    found = finite(figures.read_text())
+    assert list(found) == ["kind", *keys] and found["kind"] == kind
+    entries = found[keys[-1]]
+    assert list(entries[0]) == inner
+    lines = printed.splitlines()
+    assert lines[-2:] == [f"figures in {figures}", f"picture in {picture}"]
+    rows = sum(len(entry["states"]) for entry in entries) if kind == "gradient-confusion" else len(entries)
+    assert len(lines) - 3 == rows
+    name = next(iter(entries[0].values()))
+    assert lines[1].startswith(str(name))
+    assert picture.read_bytes().startswith(b"<?xml")
+    if kind in ("do-conv", "group-weights"):  # the quickest, once more
+        dark = tmp_path / "dark.png"
+        assert run(kind, *arguments, "--picture", dark, "--dark")[0] in (0, None)
+        assert dark.read_bytes().startswith(b"\x89PNG")
+        assert b"#15181d" not in picture.read_bytes()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_help_has_the_equation_and_an_example_that_parses(kind, run):
+    status, printed, _ = run(kind, "--help")
+    assert status == 0 and KINDS[kind].module.__doc__.strip() in printed
+    (example,) = re.findall(r"^  cupynn (analyse .*)$", printed, re.M)
+    assert cli.parser().parse_args(example.split()).kind == kind
+    assert kind in run("--help")[1]
+
+
+def test_checkpoints_of_a_run(run, runs, tmp_path):
+    """The first state is the network before training, the last is what its last weights give."""
+    figures = [tmp_path / name for name in ("epochs.json", "last.json")]
+    words = ["gradient-confusion", runs["plain"], "--batches", "5"]
+    assert run(*words, "--checkpoints", "--json", figures[0], "--picture", tmp_path / "epochs.png")[0] in (0, None)
+    assert run(*words, "--json", figures[1])[0] in (0, None)
+    (epochs,), (last,) = (finite(file.read_text())["runs"] for file in figures)
+    assert [state["epoch"] for state in epochs["states"]] == [0, 1, 2] and last["states"][0]["epoch"] is None
+    assert epochs["states"][2]["cosines"] == last["states"][0]["cosines"] != epochs["states"][0]["cosines"]
+    assert epochs["states"][2]["minimum"] == min(last["states"][0]["cosines"])
+    assert (last["batches"], len(last["states"][0]["cosines"])) == (5, 10)
+
+
+def test_one_direction(run, runs, tmp_path):
+    file = tmp_path / "l.json"
+    words = ["landscape", runs["plain"], "--points", "5", "--images", "30", "--reach", "0.5", "--json", file]
+    assert run(*words, "--picture", tmp_path / "l.png")[0] in (0, None)
+    found = finite(file.read_text())
+    assert found["steps"] == [-0.5, -0.25, 0, 0.25, 0.5] and len(found["runs"][0]["loss"]) == 5
+
+
+def test_label_noise_takes_a_runs_settings_and_network(run, runs, tmp_path):
+    file = tmp_path / "n.json"
+    status, _, errors = run("label-noise", runs["ck"], "--shares", "0.5", "--images", "128", "--json", file)
+    assert status in (0, None), errors
+    found = finite(file.read_text())
+    assert (found["images"], found["epochs"], found["seed"]) == (128, 1, 0)
+    assert [(one["network"], one["share"]) for one in found["trainings"]] == [("ck", 0.5)]
+
+
+@pytest.mark.parametrize(
+    "arguments, status, message",
+    [
+        (
+            "group-weights plain",
+            1,
+            "group-weights: looks for layers of type SeqConv2d; smallnet has BatchNorm2d, Conv2d",
+        ),
+        ("hidden-units plain", 1, "hidden-units: looks for layers of type WHE; smallnet has BatchNorm2d"),
+        ("expansion plain", 1, "expansion: plain has no expanded layers"),
+        ("expansion smallnet --batch 0", 2, "--batch must be at least 1; got 0"),
+        ("do-conv nowhere", 2, "there is no run and no file nowhere, and `cupynn models` lists no such network"),
+        ("do-conv plain --expand do", 2, "is a run, whose network is made; options are for a network's name"),
+        ("landscape smallnet", 2, "there is no run and no file smallnet; this analysis is of trained networks"),
+        ("landscape plain --points 4", 2, "--points must be odd and 3 or more, --reach above 0; got 4 and 1.0"),
+        ("landscape plain --dark", 2, "--dark is for --picture FILE"),
+        ("landscape plain --json no/where.json", 1, "--json no/where.json: there is no folder no"),
+        ("label-noise smallnet --shares 2", 1, "share must lie in 0..1; got 2.0"),
+        ("gradient-confusion plain --batches 2", 1, "needs three batches at least, and would take 2"),
+        ("do-conv smallnet --expand do --picture h.gif", 1, "must end with .png, .svg or .pdf; it ends with '.gif'"),
+        ("nonsense", 2, "invalid choice: 'nonsense'"),
+    ],
+)
+def test_errors_are_one_line(arguments, status, message, run, runs):
+    words = [runs.get(word, word) for word in arguments.split()]
+    got, _, errors = run(*words)
+    assert got == status and message in errors and errors.count("\n") == 1
+
+
+def test_a_run_whose_checkpoints_are_gone(run, runs, tmp_path):
+    status, _, errors = run("gradient-confusion", runs["plain"] / "checkpoints" / "model-best.safetensors")
+    assert status == 2 and "has no config.json that names its data; pass --data" in errors
+    words = ["--data", "digits8x8", "--batches", "3", "--batch-size", "32"]
+    status, printed, errors = run(
+        "gradient-confusion", runs["plain"] / "checkpoints" / "model-best.safetensors", *words
+    )
+    assert status in (0, None), errors
+    assert printed.splitlines()[1].startswith("checkpoints/model-best")
+    status, _, errors = run(
+        "gradient-confusion", runs["plain"] / "checkpoints" / "model-best.safetensors", *words, "--checkpoints"
+    )
+    assert status == 1 and "has no checkpoint of an epoch; train with --keep N" in errors
