@@ -31,6 +31,9 @@ class Training:
     """One network trained with one share of random labels. best_test_accuracy: the highest after any epoch."""
 
     network: str
+    images: int
+    epochs: int
+    seed: int
     share: float
     train_accuracy: float
     test_accuracy: float
@@ -45,9 +48,6 @@ class Training:
 class LabelNoise(Figures):
     """Several networks, each trained once for every share."""
 
-    images: int
-    epochs: int
-    seed: int
     trainings: list[Training]
 
     @property
@@ -61,10 +61,10 @@ class LabelNoise(Figures):
         return found
 
     def rows(self) -> list[list[str]]:
-        rows = [["network", "random labels", "training accuracy", "test accuracy", "best", "gap"]]
+        rows = [["network", "images", "epochs", "random labels", "training accuracy", "test accuracy", "best", "gap"]]
         for one in self.trainings:
             shares = (one.share, one.train_accuracy, one.test_accuracy, one.best_test_accuracy, one.gap)
-            rows.append([one.network, *(f"{share:.1%}" for share in shares)])
+            rows.append([one.network, f"{one.images:,}", str(one.epochs), *(f"{share:.1%}" for share in shares)])
         return rows
 
     def draw(self, figure: Any, theme: Theme) -> None:
@@ -111,7 +111,8 @@ def label_noise(
             records = fit(model, given, test_set, settings, RunFolder(folder), quiet=True)
         train = evaluate(model, given).accuracy
         accuracies = [record["test_accuracy"] for record in records]
-        found.append(Training(network, float(share), train, accuracies[-1], max(accuracies)))
+        how = (len(given), settings.epochs, settings.seed)
+        found.append(Training(network, *how, float(share), train, accuracies[-1], max(accuracies)))
         if tell is not None:
             tell(len(found), len(shares))
     return found

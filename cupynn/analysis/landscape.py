@@ -36,9 +36,11 @@ Direction = dict[str, Array]
 
 @dataclass(frozen=True)
 class RunLandscape:
-    """loss (nats), accuracy: (points,) along one direction, (points, points) along two, rows for the first."""
+    """loss (nats) and accuracy on so many images: (points,) along one direction, (points, points) along two, rows for
+    the first."""
 
     run: str
+    images: int
     loss: np.ndarray
     accuracy: np.ndarray
 
@@ -48,7 +50,6 @@ class Landscape(Figures):
     """Several runs side by side. steps (points,): a and b, in units of the filters' own norms."""
 
     steps: np.ndarray
-    images: int
     seed: int
     runs: list[RunLandscape]
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import pathlib
 import sys
 import time
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -132,31 +133,28 @@ def _add_confusion(parser: argparse.ArgumentParser) -> None:
 def _find_confusion(arguments: argparse.Namespace) -> Figures:
     found = []
     for path in arguments.paths:
-        model = _run(path)
+        model, title = _run(path), _title(path)
         train_set, _ = load_data_of(path, arguments)
-        settings = run_config(path).get("settings", {})
-        size = arguments.batch_size or settings.get("batch_size", 128)
-        states: list[gradient_confusion.Similarities] = []
-
-        def similar(model: Module, what: str, data=train_set, size=size) -> np.ndarray:
-            return gradient_confusion.similarities(model, data, size, arguments.batches, arguments.seed, Tell(what))
-
-        if arguments.checkpoints:
-            folder = weights_file(path).parent
-            with expected(OSError):
-                for epoch in gradient_confusion.epochs_of(folder, model):
-                    states.append(
-                        gradient_confusion.Similarities(similar(model, f"{_title(path)}, epoch {epoch}"), epoch)
-                    )
-            if not states:
-                raise CommandError(f"{folder} has no checkpoint of an epoch; train with --keep N")
-        else:
-            states.append(gradient_confusion.Similarities(similar(model, _title(path))))
-        pairs = len(states[0].cosines)
-        count = round((1 + (1 + 8 * pairs) ** 0.5) / 2)
+        size = arguments.batch_size or run_config(path).get("settings", {}).get("batch_size", 128)
+        states = []
+        for epoch in _epochs(path, model) if arguments.checkpoints else [None]:
+            tell = Tell(title if epoch is None else f"{title}, epoch {epoch}")
+            cosines = gradient_confusion.similarities(model, train_set, size, arguments.batches, arguments.seed, tell)
+            states.append(gradient_confusion.Similarities(cosines, epoch))
+        count = min(arguments.batches, len(train_set) // size)
         parameters = sum(parameter.size for parameter in model.parameters())
-        found.append(gradient_confusion.RunConfusion(_title(path), count, size, parameters, states))
+        found.append(gradient_confusion.RunConfusion(title, count, size, parameters, states))
     return gradient_confusion.GradientConfusion(found)
+
+
+def _epochs(path: str, model: Module) -> Iterator[int]:
+    """The epochs of a run whose checkpoints it kept, the model at each."""
+    folder, epoch = weights_file(path).parent, None
+    with expected(OSError):
+        for epoch in gradient_confusion.epochs_of(folder, model):
+            yield epoch
+    if epoch is None:
+        raise CommandError(f"{folder} has no checkpoint of an epoch; train with --keep N")
 
 
 def _add_landscape(parser: argparse.ArgumentParser) -> None:
@@ -176,31 +174,30 @@ def _find_landscape(arguments: argparse.Namespace) -> Figures:
             BAD_USE,
         )
     steps = np.linspace(-arguments.reach, arguments.reach, points)
-    found, images = [], arguments.images
+    found = []
     for path in arguments.paths:
         model = _run(path)
         train_set, _ = load_data_of(path, arguments)
-        images = min(images, len(train_set))
-        size = {"dimensions": 1 + arguments.two, "images": images, "seed": arguments.seed}
-        found.append(
-            landscape.RunLandscape(
-                _title(path), *landscape.landscape(model, train_set, steps, **size, tell=Tell(_title(path)))
-            )
-        )
-    return landscape.Landscape(steps, images, arguments.seed, found)
+        size = {"dimensions": 1 + arguments.two, "images": arguments.images, "seed": arguments.seed}
+        surface = landscape.landscape(model, train_set, steps, **size, tell=Tell(_title(path)))
+        found.append(landscape.RunLandscape(_title(path), min(arguments.images, len(train_set)), *surface))
+    return landscape.Landscape(steps, arguments.seed, found)
 
 
 def _add_label_noise(parser: argparse.ArgumentParser) -> None:
-    _network_paths = (
-        "run folders, whose settings and data are taken, or names of networks, for digits of 32 x 32 pixels"
-    )
-    parser.add_argument("paths", nargs="+", metavar="RUN_OR_NETWORK", help=_network_paths)
+    what = "run folders, whose settings and data are taken, or names of networks, which learn digits"
+    parser.add_argument("paths", nargs="+", metavar="RUN_OR_NETWORK", help=what)
     networks.add_network(parser)
     parser.add_argument(
-        "--shares", type=float, nargs="+", default=[0.0, 0.2, 0.5, 0.8], metavar="X", help="(default: 0 0.2 0.5 0.8)"
+        "--shares",
+        type=float,
+        nargs="+",
+        default=[0.0, 0.2, 0.5, 0.8],
+        metavar="X",
+        help="shares of random labels (default: 0 0.2 0.5 0.8)",
     )
     _number(parser, "--images", 1000, "training images")
-    _number(parser, "--epochs", None, f"(default: those of the run; {QUICK.epochs} for a name)")
+    _number(parser, "--epochs", None, f"epochs (default: those of the run; {QUICK.epochs} for a name)")
     parser.add_argument("--data-dir", metavar="DIR", help="folder of a run's data")
     _seed(parser, "weights, labels and order")
 
@@ -209,25 +206,23 @@ def _find_label_noise(arguments: argparse.Namespace) -> Figures:
     arguments.data = arguments.pad_to = None
     trainings = []
     for path in arguments.paths:
-        run = pathlib.Path(path).exists()
-        model = _subject(arguments, path, in_channels=1, image_size=32)  # what is wrong with it is said at once
-        config = run_config(path) if run else {}
+        is_run = pathlib.Path(path).exists()
+        creation = _subject(arguments, path, in_channels=1, image_size=32).creation
+        if creation["contracted"]:
+            raise CommandError(f"{path} holds a contracted network, which is not trained; name its run", BAD_USE)
+        config = run_config(path) if is_run else {}
         settings = Settings.from_table(config["settings"]) if "settings" in config else QUICK
-        sets = load_data_of(path, arguments, label_noise=False) if run else load_data(**DIGITS)
+        sets = load_data_of(path, arguments, label_noise=False) if is_run else load_data(**DIGITS)
         train_set = label_noise.some(sets[0], arguments.images, arguments.seed)
         epochs = arguments.epochs or settings.epochs
         settings = dataclasses.replace(settings, epochs=epochs, seed=arguments.seed, keep=0)
-        creation = model.creation
-
-        def create(creation=creation) -> Module:
-            return models.create(creation["name"], **creation["options"])
-
-        title = _title(path) if run else " ".join(filter(None, [path, arguments.expand]))
+        create = functools.partial(models.create, creation["name"], **creation["options"])
+        title = _title(path) if is_run else " ".join(filter(None, [path, arguments.expand]))
         with expected(Diverged):
             trainings += label_noise.label_noise(
                 title, create, train_set, sets[1], settings, arguments.shares, Tell(title)
             )
-    return label_noise.LabelNoise(len(train_set), settings.epochs, arguments.seed, trainings)
+    return label_noise.LabelNoise(trainings)
 
 
 def _add_hidden_units(parser: argparse.ArgumentParser) -> None:

@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+import cupynn
 from cupynn import cli
 from cupynn.cli.analyse_kinds import KINDS
 
@@ -22,13 +23,23 @@ CASES = {
     ),
     "landscape": (
         ["plain", "ck", "--two", "--points", "3", "--images", "40"],
-        ["steps", "images", "seed", "runs"],
-        ["run", "loss", "accuracy"],
+        ["steps", "seed", "runs"],
+        ["run", "images", "loss", "accuracy"],
     ),
     "label-noise": (
         NOISE,
-        ["images", "epochs", "seed", "trainings"],
-        ["network", "share", "train_accuracy", "test_accuracy", "best_test_accuracy", "gap"],
+        ["trainings"],
+        [
+            "network",
+            "images",
+            "epochs",
+            "seed",
+            "share",
+            "train_accuracy",
+            "test_accuracy",
+            "best_test_accuracy",
+            "gap",
+        ],
     ),
     "cross-layer-norms": (DELUGE, ["blocks"], ["block", "channels", "norms"]),
     "group-weights": (SEQ, ["layers"], ["layer", "k", "inputs", "weights"]),
@@ -115,8 +126,8 @@ def test_label_noise_takes_a_runs_settings_and_network(run, runs, tmp_path):
     status, _, errors = run("label-noise", runs["ck"], "--shares", "0.5", "--images", "128", "--json", file)
     assert status in (0, None), errors
     found = finite(file.read_text())
-    assert (found["images"], found["epochs"], found["seed"]) == (128, 1, 0)
-    assert [(one["network"], one["share"]) for one in found["trainings"]] == [("ck", 0.5)]
+    (training,) = found["trainings"]
+    assert [training[key] for key in ("network", "images", "epochs", "seed", "share")] == ["ck", 128, 1, 0, 0.5]
 
 
 @pytest.mark.parametrize(
@@ -146,6 +157,13 @@ def test_errors_are_one_line(arguments, status, message, run, runs):
     words = [runs.get(word, word) for word in arguments.split()]
     got, _, errors = run(*words)
     assert got == status and message in errors and errors.count("\n") == 1
+
+
+def test_a_contracted_network_is_not_trained(run, runs, tmp_path):
+    compact = tmp_path / "compact.safetensors"
+    cupynn.save(cupynn.contract(cupynn.load(runs["ck"] / "model.safetensors")), compact)
+    status, _, errors = run("label-noise", compact)
+    assert status == 2 and "holds a contracted network, which is not trained" in errors
 
 
 def test_a_run_whose_checkpoints_are_gone(run, runs, tmp_path):

@@ -36,10 +36,10 @@ def test_each_share_is_a_run_of_its_own_from_the_same_seed(tmp_path):
 
 
 def test_the_gap():
-    training = Training("net", 0.5, 0.75, 0.5, 0.625)
-    found = LabelNoise(10, 2, 0, [training])
+    training = Training("net", 1000, 2, 0, 0.5, 0.75, 0.5, 0.625)
+    found = LabelNoise([training])
     assert training.gap == 0.25 and found.record()["trainings"][0]["gap"] == 0.25
-    assert found.rows()[1] == ["net", "50.0%", "75.0%", "50.0%", "62.5%", "25.0%"]
+    assert found.rows()[1] == ["net", "1,000", "2", "50.0%", "75.0%", "50.0%", "62.5%", "25.0%"]
 
 
 def test_some_images():
