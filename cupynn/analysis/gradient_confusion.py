@@ -12,6 +12,7 @@ pairs: here a kernel estimate with Gaussians, whose bandwidth is Scott's, deviat
 
 from __future__ import annotations
 
+import itertools
 import math
 import pathlib
 from collections.abc import Callable, Iterator
@@ -91,7 +92,7 @@ class GradientConfusion(Figures):
 
     def draw(self, figure: Any, theme: Theme) -> None:
         left, right = figure.subplots(1, 2) if self.over_epochs else (figure.subplots(), None)
-        for run, colour in zip(self.runs, _colours(theme), strict=False):
+        for run, colour in zip(self.runs, itertools.cycle(theme.lines), strict=False):
             last = run.states[-1]
             width = bandwidth(last.cosines)
             label = f"{run.run}: minimum {last.minimum:.2f}"
@@ -100,25 +101,18 @@ class GradientConfusion(Figures):
                 densities = density(last.cosines, places)
                 left.plot(places, densities, color=colour, label=label)
                 left.fill_between(places, densities, color=colour, alpha=0.15, linewidth=0)
-            left.plot(last.minimum, 0, marker="|", markersize=16, markeredgewidth=2, color=colour, clip_on=False)
+            left.plot(last.minimum, 0.03, marker="v", color=colour, transform=left.get_xaxis_transform())
             if right is not None:
                 epochs = [state.epoch for state in run.states]
                 right.plot(epochs, [state.minimum for state in run.states], color=colour, marker="o", markersize=3)
         left.axvline(0, color=theme.ink, linewidth=0.8, linestyle=":")
         left.set(xlabel="cosine similarity of two mini-batch gradients", ylabel="density of pairs")
-        left.set_title(
-            "Last weights; | marks the minimum" if self.over_epochs else "Gradient confusion; | marks the minimum"
-        )
+        left.set_title("Last weights; triangles mark the minima")
         left.set_ylim(bottom=0)
         left.legend(loc="best")
         if right is not None:
             right.set(xlabel="epochs", ylabel="minimum over all pairs", title="Minimum while training")
             right.xaxis.get_major_locator().set_params(integer=True)
-
-
-def _colours(theme: Theme) -> Iterator[str]:
-    while True:
-        yield from theme.lines
 
 
 def similarities(
@@ -223,7 +217,6 @@ def epochs_of(run: pathlib.Path, model: Module) -> Iterator[int]:
     for path in Checkpoints(run).files():
         checkpoint = read(path)
         if checkpoint.progress.step == 0:
-            model.load_state_dict(
-                {name: a for key, a in checkpoint.arrays.items() if (name := key.removeprefix("model/")) != key}
-            )
+            arrays = {name: array for name, array in checkpoint.arrays.items() if name.startswith("model/")}
+            model.load_state_dict({name.removeprefix("model/"): array for name, array in arrays.items()})
             yield checkpoint.progress.epoch

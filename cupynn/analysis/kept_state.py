@@ -7,20 +7,18 @@ from collections.abc import Iterator
 
 from cupynn.nn import Module
 from cupynn.nn.contractible import undrawn
+from cupynn.nn.evaluation import evaluation_mode
 
 
 @contextlib.contextmanager
 def kept_state(model: Module) -> Iterator[None]:
-    """Inside a `with` block parameters, buffers and modes may change, numbers may be drawn; behind it all are as they
-    were, and there are no gradients."""
+    """Inside a `with` block, which begins in evaluation mode, parameters, buffers and modes may change, and numbers be
+    drawn; behind it all are as they were, and there are no gradients."""
     state = {name: array.copy() for name, array in model.state_dict().items()}
-    modes = [(module, module.training) for module in model.modules()]
     try:
-        with undrawn():
+        with evaluation_mode(model), undrawn():
             yield
     finally:
         for name, array in model.state_dict().items():
             array[...] = state[name]
-        for module, training in modes:
-            module.training = training
         model.zero_grad()

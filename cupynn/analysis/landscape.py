@@ -68,7 +68,7 @@ class Landscape(Figures):
         for run in self.runs:
             loss, accuracy = run.loss, run.accuracy
             middle = (len(self.steps) // 2,) * loss.ndim
-            losses = [f"{value:.4g}" for value in (loss[middle], loss.min(), loss.max())]
+            losses = [f"{value:.4g}" for value in (loss[middle], np.nanmin(loss), np.nanmax(loss))]
             shares = [f"{value:.1%}" for value in (accuracy[middle], accuracy.min(), accuracy.max())]
             rows.append([run.run, f"{loss.size:,}", *losses, *shares])
         return rows
@@ -98,15 +98,17 @@ class Landscape(Figures):
         axes_of = figure.subplots(rows, columns, squeeze=False)
         finite = np.concatenate([run.loss[np.isfinite(run.loss)] for run in self.runs])
         lowest, highest = max(finite.min(), 1e-4), max(finite.max(), 2e-4)
-        levels = np.geomspace(lowest, highest, 25)
+        levels = np.geomspace(lowest, highest, 21)
         lines = [
             level for power in range(-4, 8) for level in (10.0**power, 3 * 10.0**power) if lowest < level < highest
         ]
+        middle = (lowest * highest) ** 0.5  # where colours turn from near the ground's to near the ink's
+        colours = [theme.ink if level < middle else theme.background for level in lines]
         for axes, run in zip(axes_of.flat, self.runs, strict=False):
             surface = np.clip(run.loss.T, lowest, highest)  # the first direction to the right
             shown = axes.contourf(self.steps, self.steps, surface, levels, norm=LogNorm(), cmap=theme.sequential)
             if lines:
-                drawn = axes.contour(self.steps, self.steps, surface, lines, colors=theme.ink, linewidths=0.6)
+                drawn = axes.contour(self.steps, self.steps, surface, lines, colors=colours, linewidths=0.6)
                 axes.clabel(drawn, fmt="%g", fontsize="x-small")
             axes.plot(0, 0, marker="+", markersize=9, color=theme.lines[1])
             axes.set_title(run.run, fontsize="medium")

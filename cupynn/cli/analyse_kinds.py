@@ -118,7 +118,7 @@ def _run(path: str) -> Module:
 
 def _title(path: str) -> str:
     """What a run is called in a table: its folder's name, with the file's where it is not the usual one."""
-    file = weights_file(path)
+    file = weights_file(path).absolute()
     return file.parent.name if file.name == "model.safetensors" else f"{file.parent.name}/{file.stem}"
 
 

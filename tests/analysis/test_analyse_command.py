@@ -2,12 +2,14 @@
 
 import json
 import re
+import sys
+import time
 
 import pytest
 
 import cupynn
 from cupynn import cli
-from cupynn.cli.analyse_kinds import KINDS
+from cupynn.cli.analyse_kinds import KINDS, Tell
 
 pytest.importorskip("matplotlib")
 
@@ -179,3 +181,20 @@ def test_a_run_whose_checkpoints_are_gone(run, runs, tmp_path):
         "gradient-confusion", runs["plain"] / "checkpoints" / "model-best.safetensors", *words, "--checkpoints"
     )
     assert status == 1 and "has no checkpoint of an epoch; train with --keep N" in errors
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_how_far_it_is_is_told_to_a_terminal_only(terminal, monkeypatch, capsys):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
+    clock = iter([0.0, 10.0, 10.1, 20.0])
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
+    tell = Tell("landscape")
+    for done in (1, 2, 4):
+        tell(done, 4)
+    printed = capsys.readouterr().out
+    if not terminal:
+        assert printed == ""
+        return
+    first, last = printed[1:71], printed[72:142]
+    assert first.rstrip() == "landscape: 1 of 4  0:30 left" and not last.strip()
+    assert printed == f"\r{first}\r{last}\r"
