@@ -1,8 +1,9 @@
 """What an expanded network costs beside the compact one: parameters, multiply-accumulates, time. [ExpandNets]
 
 The same expanded network runs in two ways, layer after layer as it is defined, and through its contracted kernels
-(`composition="kernel"`). The third is what ships: the contracted network. Times are medians of rounds in which the ways
-take turns; ratios are medians of the ratios within a round.
+(`composition="kernel"`). The third is what ships: the contracted network. MACs are those of an image; contracting the
+kernels, once a step, is not among them. Times are medians of rounds in which the ways take turns, ratios are medians of
+the ratios within a round.
 """
 
 from __future__ import annotations

@@ -16,14 +16,12 @@ Layer = TypeVar("Layer", bound=Module)
 
 
 class Figures:
-    """The figures of an analysis; a subclass is a dataclass of plain numbers, names and NumPy arrays.
-
-    size: of its picture, in inches.
-    """
+    """The figures of an analysis; a subclass is a dataclass of plain numbers, names and NumPy arrays."""
 
     @property
     def size(self) -> tuple[float, float]:
-        return 7.0, 4.0
+        """Of its picture, in inches."""
+        raise TypeError(f"{type(self).__name__} defines no size")
 
     def rows(self) -> list[list[str]]:
         """A short table for a terminal: heads, then rows."""

@@ -12,6 +12,7 @@ pairs: here a kernel estimate with Gaussians, whose bandwidth is Scott's, deviat
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 import pathlib
@@ -95,19 +96,20 @@ class GradientConfusion(Figures):
         for run, colour in zip(self.runs, itertools.cycle(theme.lines), strict=False):
             last = run.states[-1]
             width = bandwidth(last.cosines)
-            label = f"{run.run}: minimum {last.minimum:.2f}"
             if width > 0:
                 places = np.linspace(last.cosines.min() - 3 * width, last.cosines.max() + 3 * width, 400)
                 densities = density(last.cosines, places)
-                left.plot(places, densities, color=colour, label=label)
+                left.plot(places, densities, color=colour)
                 left.fill_between(places, densities, color=colour, alpha=0.15, linewidth=0)
-            left.plot(last.minimum, 0.03, marker="v", color=colour, transform=left.get_xaxis_transform())
+            label = f"{run.run}: minimum {last.minimum:.2f}"
+            low = left.get_xaxis_transform()  # y in parts of the height
+            left.plot(last.minimum, 0.03, "v", color=colour, transform=low, label=label)
             if right is not None:
                 epochs = [state.epoch for state in run.states]
                 right.plot(epochs, [state.minimum for state in run.states], color=colour, marker="o", markersize=3)
         left.axvline(0, color=theme.ink, linewidth=0.8, linestyle=":")
         left.set(xlabel="cosine similarity of two mini-batch gradients", ylabel="density of pairs")
-        left.set_title("Last weights; triangles mark the minima")
+        left.set_title("Last weights")
         left.set_ylim(bottom=0)
         left.legend(loc="best")
         if right is not None:
@@ -139,10 +141,10 @@ def similarities(
             f"gradient-confusion: needs three batches at least, and would take {count}; {dataset.name} gives "
             f"{len(steps)} of {batch_size} images"
         )
-    data = [pair for pair, _ in zip(steps, range(count), strict=False)]
 
     def gradient(number: int) -> Array:
-        images, labels = data[number]
+        own = steps.order[number * batch_size : (number + 1) * batch_size]
+        ((images, labels),) = dataclasses.replace(steps, order=own)  # read when it is needed: all may be too many
         manual_seed(seed + number)  # of dropout: the same however often the gradient is computed
         model.zero_grad()
         ops.cross_entropy(model(Tensor(images)), labels).backward()
@@ -211,10 +213,10 @@ def density(values: np.ndarray, places: np.ndarray) -> np.ndarray:
     return np.exp(-(distances**2) / 2).mean(axis=1) / (width * math.sqrt(2 * math.pi))
 
 
-def epochs_of(run: pathlib.Path, model: Module) -> Iterator[int]:
+def epochs_of(run: pathlib.Path, network: str, model: Module) -> Iterator[int]:
     """Put the weights of every whole epoch that a run kept a checkpoint of into the model, in order, and yield how many
     epochs were done. Raises ValueError for a checkpoint that is damaged or another model's."""
-    for path in Checkpoints(run).files():
+    for path in Checkpoints(run, network).files():
         checkpoint = read(path)
         if checkpoint.progress.step == 0:
             arrays = {name: array for name, array in checkpoint.arrays.items() if name.startswith("model/")}

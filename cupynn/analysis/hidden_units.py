@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from cupynn.analysis.figures import Figures, layers_of, plain
+from cupynn.analysis.heat_maps import spread
 from cupynn.autograd import Tensor, no_grad
 from cupynn.data import Dataset, batches
 from cupynn.device import Array, to_numpy, wide, xp_of
@@ -26,6 +27,7 @@ from cupynn.pictures import Theme
 
 CHUNK = 2**26  # bytes of h at once
 BINS = 20
+MOST = 40  # layers in a picture
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class HiddenUnits(Figures):
 
     @property
     def size(self) -> tuple[float, float]:
-        return 9.5, 1.6 + 0.24 * max(len(self.layers), 8)
+        return 9.5, 1.6 + 0.24 * min(max(len(self.layers), 8), MOST)
 
     def record(self) -> dict[str, Any]:
         found = plain(self)
@@ -80,20 +82,21 @@ class HiddenUnits(Figures):
         from matplotlib.ticker import PercentFormatter
 
         left, right = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
-        histograms = np.stack([layer.histogram for layer in self.layers])
-        places = np.arange(len(self.layers))
+        layers = spread(self.layers, MOST)
+        histograms = np.stack([layer.histogram for layer in layers])
+        places = np.arange(len(layers))
         shown = left.imshow(
             histograms, aspect="auto", extent=(0, 1, len(places) - 0.5, -0.5), interpolation="nearest", vmin=0
         )
-        left.set_yticks(places, [layer.layer for layer in self.layers], fontsize="x-small")
+        left.set_yticks(places, [layer.layer for layer in layers], fontsize="x-small")
         left.set(xlabel="share of pixels where a unit is active", title="Units by how often they are active")
         left.grid(False)
         left.xaxis.set_major_formatter(PercentFormatter(1))
         bar = figure.colorbar(shown, ax=left, format=PercentFormatter(1, decimals=None), pad=0.02)
         bar.set_label("share of a layer's units")
         bar.outline.set_visible(False)
-        right.barh(places - 0.2, [layer.dead for layer in self.layers], 0.4, label="dead: active nowhere")
-        right.barh(places + 0.2, [layer.linear for layer in self.layers], 0.4, label="linear: active everywhere")
+        right.barh(places - 0.2, [layer.dead for layer in layers], 0.4, label="dead: active nowhere")
+        right.barh(places + 0.2, [layer.linear for layer in layers], 0.4, label="linear: active everywhere")
         right.set(xlabel="share of a layer's units", title="Units that never switch")
         right.xaxis.set_major_formatter(PercentFormatter(1, decimals=None))
         right.grid(axis="y", visible=False)

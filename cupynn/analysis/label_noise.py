@@ -23,7 +23,7 @@ from cupynn.data import ArrayDataset, Dataset, corrupt_labels
 from cupynn.device import manual_seed
 from cupynn.nn import Module
 from cupynn.pictures import Theme
-from cupynn.train import RunFolder, Settings, evaluate, fit
+from cupynn.train import Interrupted, RunFolder, Settings, evaluate, fit
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,10 @@ def label_noise(
         manual_seed(settings.seed)
         model = create()
         with tempfile.TemporaryDirectory() as folder:
-            records = fit(model, given, test_set, settings, RunFolder(folder), quiet=True)
+            try:
+                records = fit(model, given, test_set, settings, RunFolder(folder), quiet=True)
+            except Interrupted as stopped:  # it says where the weights are, which nobody keeps
+                raise Interrupted(f"stopped at a share of {share:g}; nothing is kept", stopped.signal) from None
         train = evaluate(model, given).accuracy
         accuracies = [record["test_accuracy"] for record in records]
         how = (len(given), settings.epochs, settings.seed)
@@ -121,13 +124,13 @@ def label_noise(
 def some(dataset: Dataset, images: int, seed: int) -> Dataset:
     """So many images of a set in memory, drawn by `seed`, in the set's order; all of them where it has no more.
 
-    Raises ValueError for no images, TypeError for a set of files.
+    Raises ValueError for no images, and for a set of files.
     """
     if images < 1:
         raise ValueError(f"label-noise: needs one image at least; got images={images}")
     if images >= len(dataset):
         return dataset
     if not isinstance(dataset, ArrayDataset):
-        raise TypeError(f"label-noise: takes a part of sets in memory only; {dataset.name} is read from files")
+        raise ValueError(f"label-noise: takes a part of sets in memory only; {dataset.name} is read from files")
     chosen = np.sort(np.random.default_rng(seed).choice(len(dataset), images, replace=False))
     return dataclasses.replace(dataset, images=dataset.images[chosen], labels=dataset.labels[chosen])

@@ -9,7 +9,7 @@ from typing import Any
 
 from cupynn.cli.analyse_kinds import KINDS
 from cupynn.cli.common import BAD_USE, CommandError, add_device, choose_device, expected, table
-from cupynn.pictures import save_picture
+from cupynn.pictures import picture_bytes, save_picture
 
 DESCRIPTION = "Look into networks and into their training: a table here, a picture and JSON on request."
 
@@ -57,9 +57,12 @@ def run(arguments: argparse.Namespace) -> None:
         path = getattr(arguments, name)
         if path and not (folder := pathlib.Path(path).parent).is_dir():
             raise CommandError(f"--{name} {path}: there is no folder {folder}")
+    if arguments.picture:  # what is wrong with it is said before an analysis that may take long
+        with expected(ModuleNotFoundError, ValueError):
+            picture_bytes(lambda figure, theme: None, (1, 1), kind=pathlib.Path(arguments.picture).suffix[1:])
     choose_device(arguments.device)
     kind = KINDS[arguments.kind]
-    with expected(ValueError, TypeError):
+    with expected(ValueError, OSError, ImportError):
         found = kind.find(arguments)
     print(table(found.rows()))
     if arguments.json:
@@ -67,6 +70,6 @@ def run(arguments: argparse.Namespace) -> None:
             pathlib.Path(arguments.json).write_text(json.dumps({"kind": arguments.kind, **found.record()}) + "\n")
         print(f"figures in {arguments.json}")
     if arguments.picture:
-        with expected(ModuleNotFoundError, OSError, ValueError):
+        with expected(OSError):
             save_picture(found.draw, arguments.picture, found.size, arguments.dark)
         print(f"picture in {arguments.picture}")

@@ -149,12 +149,12 @@ def _find_confusion(arguments: argparse.Namespace) -> Figures:
 
 def _epochs(path: str, model: Module) -> Iterator[int]:
     """The epochs of a run whose checkpoints it kept, the model at each."""
-    folder, epoch = weights_file(path).parent, None
+    file, epoch = weights_file(path), None
     with expected(OSError):
-        for epoch in gradient_confusion.epochs_of(folder, model):
+        for epoch in gradient_confusion.epochs_of(file.parent, file.stem, model):
             yield epoch
     if epoch is None:
-        raise CommandError(f"{folder} has no checkpoint of an epoch; train with --keep N")
+        raise CommandError(f"{file} has no checkpoint of an epoch beside it; train with --keep N")
 
 
 def _add_landscape(parser: argparse.ArgumentParser) -> None:

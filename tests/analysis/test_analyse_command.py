@@ -180,7 +180,7 @@ def test_a_run_whose_checkpoints_are_gone(run, runs, tmp_path):
     status, _, errors = run(
         "gradient-confusion", runs["plain"] / "checkpoints" / "model-best.safetensors", *words, "--checkpoints"
     )
-    assert status == 1 and "has no checkpoint of an epoch; train with --keep N" in errors
+    assert status == 1 and "has no checkpoint of an epoch beside it; train with --keep N" in errors
 
 
 @pytest.mark.parametrize("terminal", [True, False])

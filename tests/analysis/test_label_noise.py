@@ -5,9 +5,10 @@ import pytest
 
 import cupynn
 from cupynn import data, models
+from cupynn.analysis import label_noise as module
 from cupynn.analysis.label_noise import LabelNoise, Training, label_noise, some
 from cupynn.data import corrupt_labels
-from cupynn.train import RunFolder, Settings, evaluate, fit
+from cupynn.train import Interrupted, RunFolder, Settings, evaluate, fit
 
 SETTINGS = Settings(epochs=8, batch_size=64, lr=0.02, seed=5, keep=0)
 
@@ -35,6 +36,16 @@ def test_each_share_is_a_run_of_its_own_from_the_same_seed(tmp_path):
         label_noise("net", create, train_set, test_set, SETTINGS, [0.0, 1.5])
 
 
+def test_who_stops_it_is_not_sent_to_weights_that_are_gone(monkeypatch):
+    def stopped(*arguments, **options):
+        raise Interrupted("the weights as they were are in /somewhere", 15)
+
+    monkeypatch.setattr(module, "fit", stopped)
+    with pytest.raises(Interrupted, match=r"stopped at a share of 0\.5; nothing is kept") as caught:
+        label_noise("net", create, *data.load("digits8x8"), SETTINGS, [0.5])
+    assert caught.value.signal == 15
+
+
 def test_the_gap():
     training = Training("net", 1000, 2, 0, 0.5, 0.75, 0.5, 0.625)
     found = LabelNoise([training])
@@ -55,5 +66,5 @@ def test_some_images():
         some(train_set, 0, 0)
     files = data.Dataset()
     files.labels, files.name = np.zeros(5, np.int64), "photos train"
-    with pytest.raises(TypeError, match="photos train is read from files"):
+    with pytest.raises(ValueError, match="photos train is read from files"):
         some(files, 2, 0)
