@@ -32,7 +32,7 @@ class Drawing:
 
     def page(self) -> Page:
         """As a page, with a table of all calls below the picture."""
-        page = Page(", ".join(graph.title for graph in self.graphs), css="svg { max-width: none; }")
+        page = Page(" and ".join(graph.title for graph in self.graphs), css="td { white-space: nowrap; }")
         page.add(self._repr_html_())
         for graph in self.graphs:
             page.heading(f"Records of {graph.title}")

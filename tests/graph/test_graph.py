@@ -108,10 +108,12 @@ def test_dot_is_well_formed(drawing, tmp_path):
     assert first == "digraph tape {" and last == "}"
     assert [line for line in lines if not re.fullmatch(statement, line)] == []
     if shutil.which("dot") is None:
-        pytest.skip("Graphviz's dot is not installed")
-    done = subprocess.run(["dot", "-Tcanon"], input=text, capture_output=True, text=True)
-    assert done.returncode == 0 and not done.stderr
-    assert done.stdout.count("shape=") == len(named) and done.stdout.count(" -> ") == len(edges)
+        pytest.skip("Graphviz is not installed")
+    # `dot` places too, which takes it half a minute for the largest; `nop` reads as it does, and writes what it read.
+    for program in (["nop"], ["dot", "-Tcanon"])[: 1 + (len(edges) < 100)]:
+        done = subprocess.run(program, input=text, capture_output=True, text=True)
+        assert done.returncode == 0 and not done.stderr
+        assert done.stdout.count("shape=") == len(named) and done.stdout.count(" -> ") == len(edges)
 
 
 def test_totals_are_those_of_the_tape(expanded):
