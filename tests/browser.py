@@ -19,8 +19,9 @@ def browser():
     options.binary_location = programs[0]
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     with tempfile.TemporaryDirectory() as folder:
-        for name in ("headless", "no-sandbox", "disable-gpu", "no-first-run", "disable-background-networking"):
+        for name in "headless no-sandbox disable-gpu disable-dev-shm-usage no-first-run disable-sync".split():
             options.add_argument(f"--{name}")
+        options.add_argument("--disable-background-networking")
         options.add_argument(f"--user-data-dir={folder}")
         driver = webdriver.Chrome(options, webdriver.ChromeService(programs[1]))
         try:

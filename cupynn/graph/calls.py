@@ -21,7 +21,7 @@ from cupynn.profile.watch import Watch, arrays_in
 
 # Modules whose functions take each element by itself, whatever the shape.
 ELEMENTWISE = tuple(f"cupynn.{name}" for name in ("autograd.functions.arithmetic", "ops.activations", "ops.dropout"))
-RUNS = 5  # of a model; a time is the shortest, which other programs lengthen least
+RUNS = 6  # of a model; a time is the shortest of the last five: other programs lengthen it least
 
 
 class Leaf(NamedTuple):
@@ -94,21 +94,26 @@ def calls_of(model: Module, input_shape: tuple[int, ...], batch: int) -> Calls:
     kinds = {name: type(module).__name__ for name, module in network.named_modules()}
     images = device.asarray(np.random.default_rng(0).standard_normal((batch, *input_shape), dtype=np.float32))
     with enable_grad():
-        runs = [_run(network, images) for _ in range(RUNS + 1)][1:]
-    entries, follower = runs[-1]
+        times = [_seconds(*_run(network, images)) for _ in range(RUNS - 1)][1:]  # one tape at a time is in memory
+        entries, follower = _run(network, images)
+    times.append(_seconds(entries, follower))
     calls = []
-    for number, entry in enumerate(entries):
+    for entry, *seconds in zip(entries, *times, strict=True):
         function = id(entry.record.function)
         layer = follower.spans[function].details["layer"]
-        sources = [
-            source if isinstance(source, int) else Leaf(names.get(id(source), "tensor"), source.shape)
-            for source in entry.inputs
-        ]
+        sources = [source if isinstance(source, int) else _leaf(source, names) for source in entry.inputs]
         if function in follower.readers:
             sources.append(Leaf("images", images.shape, "images"))
-        seconds = min(by.spans[id(own[number].record.function)].seconds for own, by in runs)
-        calls.append(_call(entry, layer if layer != kinds[""] else "", tuple(sources), seconds))
+        calls.append(_call(entry, layer if layer != kinds[""] else "", tuple(sources), min(seconds)))
     return Calls(calls, kinds)
+
+
+def _leaf(tensor: Tensor, names: Mapping[int, str]) -> Leaf:
+    return Leaf(names[id(tensor)], tensor.shape) if id(tensor) in names else Leaf("tensor", tensor.shape, "tensor")
+
+
+def _seconds(entries: Tape, follower: _Follower) -> list[float]:
+    return [follower.spans[id(entry.record.function)].seconds for entry in entries]
 
 
 def _call(entry: Entry, layer: str, sources: tuple[int | Leaf, ...], seconds: float) -> Call:

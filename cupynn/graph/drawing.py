@@ -83,7 +83,7 @@ def draw(
     is given; TypeError for a subject that is neither tensor nor model; RuntimeError for a tape that was freed.
     """
     if not subjects or (titles is not None and len(titles) != len(subjects)):
-        raise ValueError(f"draw: needs a title for each of one or more subjects; got {len(subjects)} subjects")
+        raise ValueError(f"draw: needs one or more subjects and a title for each; got {len(subjects)} and {titles}")
     if (depth is not None and depth < 1) or batch < 1:
         raise ValueError(f"draw: depth and batch must be at least 1; got depth={depth}, batch={batch}")
     found = []

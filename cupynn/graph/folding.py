@@ -79,7 +79,7 @@ def fold(found: Calls, depth: int | None = None) -> list[Node]:
         alone, name = _together(group[0], depth)
         kind = "operation" if alone or len(group) == 1 else "module"
         if kind == "module":
-            layer, title = name, found.kinds[name]
+            layer, title = name, found.kinds.get(name, name)
         elif leaves:
             nodes.append(Node("leaves", "", layer, (), leaves=leaves, side=True))
             inputs.append(len(nodes) - 1)

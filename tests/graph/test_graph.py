@@ -155,9 +155,13 @@ def test_drawing_leaves_the_model_as_it_is(expanded):
 def test_elementwise_chains_share_a_box_and_shared_results_end_them():
     x = Tensor(np.ones((2, 3), np.float32), requires_grad=True)
     h = exp(-x * 2.0)
-    (graph,) = draw(((h + 1.0) * h).sum()).graphs
+    loss = ((h + 1.0) * h).sum()
+    (graph,) = draw(loss).graphs
     titles = [node.title for node in graph.nodes if node.calls]
     assert titles == ["Negative, Multiply, Exp", "Add", "Multiply", "Sum"]
+    entries = tape(loss)  # of which two keep the same array, the exponential's
+    assert entries.saved_bytes < sum(entry.saved_bytes for entry in entries)
+    assert graph.totals[0] == f"6 records keep {entries.saved_bytes} bytes for backward"
 
 
 class Border(nn.Module):
@@ -206,7 +210,7 @@ def test_files_are_written_by_their_suffix(expanded, tmp_path):
 
 
 def test_what_cannot_be_drawn(expanded):
-    with pytest.raises(ValueError, match="one or more subjects; got 0"):
+    with pytest.raises(ValueError, match="one or more subjects and a title for each; got 0"):
         draw()
     with pytest.raises(ValueError, match="depth and batch must be at least 1; got depth=0"):
         draw(expanded, depth=0)
