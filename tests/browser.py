@@ -12,18 +12,18 @@ import pytest
 def browser():
     """Chromium without a window; skips the test where it, its driver or selenium is missing."""
     webdriver = pytest.importorskip("selenium.webdriver")
-    programs = [shutil.which("chromium"), shutil.which("chromedriver")]
-    if None in programs:
+    program, service = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
+    if program is None or service is None:
         pytest.skip("Chromium and its driver are not installed")
     options = webdriver.ChromeOptions()
-    options.binary_location = programs[0]
+    options.binary_location = program
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     with tempfile.TemporaryDirectory() as folder:
-        for name in "headless no-sandbox disable-gpu disable-dev-shm-usage no-first-run disable-sync".split():
-            options.add_argument(f"--{name}")
-        options.add_argument("--disable-background-networking")
-        options.add_argument(f"--user-data-dir={folder}")
-        driver = webdriver.Chrome(options, webdriver.ChromeService(programs[1]))
+        switches = "headless=new no-sandbox disable-gpu disable-dev-shm-usage no-first-run disable-sync"
+        switches += " disable-background-networking window-size=1280,800"
+        for switch in [*switches.split(), f"user-data-dir={folder}"]:
+            options.add_argument(f"--{switch}")
+        driver = webdriver.Chrome(options, webdriver.ChromeService(service))
         try:
             yield driver
         finally:

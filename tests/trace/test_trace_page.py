@@ -1,9 +1,8 @@
 """The page of a trace, opened in a browser: stepping, what is marked then, keys, links, no errors."""
 
-import shutil
-
 import numpy as np
 import pytest
+from browser import browser
 
 from cupynn.cli import main
 from cupynn.trace import Block, Launch, lines, page
@@ -18,23 +17,9 @@ def traced(known, kernel="columns", pitch=32):
 
 
 @pytest.fixture(scope="module")
-def driver(tmp_path_factory):
-    """Chromium without a window."""
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-    browser = shutil.which("chromium") or shutil.which("google-chrome")
-    service = shutil.which("chromedriver")
-    if not browser or not service:
-        pytest.skip("no Chromium with its driver here")
-    options = webdriver.ChromeOptions()
-    options.binary_location = browser
-    folder = tmp_path_factory.mktemp("browser")
-    switches = "headless=new no-sandbox disable-gpu no-first-run disable-background-networking disable-sync"
-    for switch in [*switches.split(), f"user-data-dir={folder}", "window-size=1280,800"]:
-        options.add_argument(f"--{switch}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    made = webdriver.Chrome(options=options, service=webdriver.ChromeService(service))
-    yield made
-    made.quit()
+def driver():
+    with browser() as driver:
+        yield driver
 
 
 class Opened:
