@@ -16,9 +16,9 @@ examples:
   cupynn export net.safetensors net.onnx --size 144    any file that cupynn.save wrote
 
 Expanded layers are contracted, and batch norms behind a convolution become part of it. The file's input "images" is
-(N, C, H, W) for any N, float32, normalised as in training; its output is "logits". Constants have the names that the
-compact network's state has. Before FILE is there, onnx's checker reads it, and where onnxruntime is installed the
-logits of both are compared on random images. Needs cupynn[onnx]."""
+(N, C, H, W) for any N, float32, normalised as in training: metadata of a run's file say "mean" and "std". Its output
+is "logits". Constants have the names that the compact network's state has. Before FILE is there, onnx's checker reads
+it, and where onnxruntime is installed the logits of both are compared on random images. Needs cupynn[onnx]."""
 
 
 def add_to(subparsers: Any) -> None:
@@ -45,11 +45,13 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.size is not None and arguments.size < 1:
         raise CommandError(f"--size must be at least 1; got {arguments.size}", BAD_USE)
     model = load_network(arguments.path)
-    shape = tuple(run_config(arguments.path).get("input_shape", model.input_shape))
+    config = run_config(arguments.path)
+    shape = tuple(config.get("input_shape", model.input_shape))
+    normalisation = config.get("normalisation", {})
     if arguments.size is not None:
         shape = (shape[0], arguments.size, arguments.size)
     with expected(ValueError, OSError, ModuleNotFoundError):
-        written = cupynn.export_onnx(model, output, shape, fold_batch_norm=not arguments.keep_batch_norm)
+        written = cupynn.export_onnx(model, output, shape, not arguments.keep_batch_norm, normalisation)
     nodes = ", ".join(f"{count} {operator}" for operator, count in written.nodes.most_common())
     print(f"{sum(written.nodes.values())} nodes of opset {OPSET}: {nodes}")
     if written.difference is None:
@@ -60,4 +62,7 @@ def run(arguments: argparse.Namespace) -> None:
             f"onnxruntime on {counts} random images: the logits differ by {written.difference:.1e} of the largest "
             f"(bound {written.bound:.1e})"
         )
+    if normalisation:
+        mean, std = normalisation["mean"], normalisation["std"]
+        print(f"pixels of 0..1 are normalised with mean {mean} and std {std}, which the metadata say")
     print(f"wrote {output}, {output.stat().st_size:,} bytes, for images of {' x '.join(map(str, shape))}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -42,13 +43,18 @@ class Export:
 
 
 def export_onnx(
-    model: Module, path: str | os.PathLike, input_shape: tuple[int, int, int], fold_batch_norm: bool = True
+    model: Module,
+    path: str | os.PathLike,
+    input_shape: tuple[int, int, int],
+    fold_batch_norm: bool = True,
+    metadata: Mapping[str, object] | None = None,
 ) -> Export:
     """Write `model` in evaluation mode as ONNX (opset 17, float32), to be run by onnxruntime and others.
 
     input_shape: (C, H, W) of an image. The file's input "images" is (N, C, H, W) for any N, its output is "logits".
     Expanded layers are contracted first; fold_batch_norm: batch norms behind a convolution become part of it, see
-    `cupynn.contract`. Constants have the names that the contracted network's state has.
+    `cupynn.contract`. Constants have the names that the contracted network's state has. The file's metadata hold the
+    options that the network was created with, and `metadata`, as text.
 
     Before the file gets its name, onnx's checker reads it, and where onnxruntime is installed it and `model` run on 1
     and 4 random images (seed 0, standard normal). Both add up in float32, in orders of their own: their logits may
@@ -64,7 +70,10 @@ def export_onnx(
     with use_device("cpu"):
         compact = contract(model, fold_batch_norm).to_device("cpu").astype(np.float32)
         graph, shape = _graph(compact, input_shape)
-    proto = _proto(onnx, graph, input_shape, shape, model)
+    made_by = getattr(model, "creation", None) or {"name": type(model).__name__, "options": {}}
+    proto = _proto(onnx, graph, input_shape, shape, made_by["name"])
+    texts = {name: str(value) for name, value in {**made_by["options"], **(metadata or {})}.items()}
+    onnx.helper.set_model_props(proto, texts)
     with replacing(Path(path)) as beside:
         beside.write_bytes(proto.SerializeToString())
         onnx.checker.check_model(str(beside), full_check=True)
@@ -112,10 +121,8 @@ def _images(shape: tuple[int, ...], seed: int) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(shape, np.float32)
 
 
-def _proto(onnx: ModuleType, graph: Graph, input_shape: tuple[int, ...], output_shape: Shape, model: Module) -> Any:
+def _proto(onnx: ModuleType, graph: Graph, input_shape: tuple[int, ...], output_shape: Shape, name: str) -> Any:
     helper, kind = onnx.helper, onnx.TensorProto.FLOAT
-    made_by = getattr(model, "creation", None) or {}
-    name = made_by.get("name", type(model).__name__)
     whole = helper.make_graph(
         [_node(helper, node) for node in graph.nodes],
         name,
@@ -130,8 +137,6 @@ def _proto(onnx: ModuleType, graph: Graph, input_shape: tuple[int, ...], output_
         producer_name="cupynn",
         producer_version=cupynn.__version__,
     )
-    if made_by:
-        helper.set_model_props(proto, {key: str(value) for key, value in made_by["options"].items()})
     return onnx.shape_inference.infer_shapes(proto)
 
 

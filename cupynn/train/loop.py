@@ -139,6 +139,7 @@ class _Run:
                 settings=self.settings,
                 data=self._data(),
                 input_shape=self.train_set.image_shape,
+                normalisation={"mean": self.train_set.mean, "std": self.train_set.std},
                 networks={self.network: getattr(self.model, "creation", None)},
                 versions=versions(),
                 environment={**environment(), "ranks": self.world.size},

@@ -4,13 +4,15 @@ import builtins
 import json
 import re
 
+import numpy as np
 import pytest
 
 import cupynn
-from cupynn import cli
+from cupynn import cli, data
+from cupynn.train import RunFolder, Settings, fit
 
 onnx = pytest.importorskip("onnx", reason="cupynn[onnx] is not installed")
-pytest.importorskip("onnxruntime", reason="cupynn[onnx] is not installed")
+onnxruntime = pytest.importorskip("onnxruntime", reason="cupynn[onnx] is not installed")
 
 
 @pytest.fixture
@@ -19,7 +21,8 @@ def folder(tmp_path):
     run = tmp_path / "run"
     run.mkdir()
     cupynn.save(cupynn.models.create("cifar_resnet", depth=8, expand="cl", rate=1), run / "model.safetensors")
-    (run / "config.json").write_text(json.dumps({"input_shape": [3, 24, 24]}))
+    normalisation = {"mean": [0.5, 0.25, 0.75], "std": [1.0, 2.0, 3.0]}
+    (run / "config.json").write_text(json.dumps({"input_shape": [3, 24, 24], "normalisation": normalisation}))
     return run
 
 
@@ -41,6 +44,9 @@ def test_a_run_for_images_of_the_size_it_was_trained_on(folder, tmp_path, capsys
     assert re.search(r"^23 nodes of opset 17: 7 Conv, 7 Relu, 3 Add, ", printed), printed
     found = re.search(r"on 1 and 4 random images: the logits differ by (\S+) of the largest \(bound 1.0e-05\)", printed)
     assert float(found[1]) < 1e-5
+    assert "mean [0.5, 0.25, 0.75] and std [1.0, 2.0, 3.0]" in printed
+    metadata = {entry.key: entry.value for entry in onnx.load(output).metadata_props}
+    assert json.loads(metadata["std"]) == [1.0, 2.0, 3.0] and metadata["depth"] == "8"
     assert f"wrote {output}, {output.stat().st_size:,} bytes, for images of 3 x 24 x 24" in printed
 
 
@@ -50,6 +56,20 @@ def test_a_file_for_images_of_any_size_with_its_batch_norms(folder, tmp_path, ca
     assert image_shape(tmp_path / "net.onnx") == ["N", 3, 32, 32] and "7 BatchNormalization" in printed
     done(capsys, alone, tmp_path / "net.onnx", "--size", 16)
     assert image_shape(tmp_path / "net.onnx") == ["N", 3, 16, 16]
+
+
+def test_with_its_metadata_a_file_does_what_the_run_did(tmp_path, capsys):
+    pytest.importorskip("sklearn", reason="the 8x8 digits lie inside scikit-learn")
+    train_set, test_set = data.load("digits8x8")
+    model = cupynn.models.create("smallnet", kernel_size=5, image_size=8, in_channels=1, expand="cl", rate=1)
+    (record,) = fit(model, train_set, test_set, Settings(epochs=1, keep=0), RunFolder(tmp_path / "run"), quiet=True)
+    done(capsys, tmp_path / "run", tmp_path / "net.onnx")
+    session = onnxruntime.InferenceSession(str(tmp_path / "net.onnx"), providers=["CPUExecutionProvider"])
+    metadata = session.get_modelmeta().custom_metadata_map
+    mean, std = (np.array(json.loads(metadata[name]))[:, None, None] for name in ("mean", "std"))
+    images = ((test_set.images / 255 - mean) / std).astype(np.float32)
+    (logits,) = session.run(["logits"], {"images": images})
+    assert (logits.argmax(axis=1) == test_set.labels).mean() == pytest.approx(record["test_accuracy"], abs=1e-9)
 
 
 @pytest.mark.parametrize(

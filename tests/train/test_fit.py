@@ -64,6 +64,7 @@ def test_learns_and_leaves_a_run_folder(tmp_path, digits, device):
     assert config["networks"]["model"]["options"]["expand"] == "ck"
     assert config["data"] == {"name": "digits8x8", "train": 1442, "test": 355}
     assert config["input_shape"] == [1, 8, 8]
+    assert config["normalisation"] == {"mean": list(digits[0].mean), "std": list(digits[0].std)}
     assert config["versions"]["numpy"] == np.__version__
     assert config["environment"]["device"].startswith(device)
 
