@@ -64,7 +64,7 @@ def sequential_convolution(graph: Graph, x: Operand, shortcut: Operand | None, *
     if shortcut is not None:
         given = graph.node("Split", shortcut, integers(*[k] * count), axis=1, outputs=count)
         given = [given] if count == 1 else given
-    view, raws, acts = x.name or graph.name(x), [], []
+    view, raws, acts = graph.name(x), [], []
     for j, (stages, statistics) in enumerate(zip(learned, function.running, strict=True)):
         y = view
         for number, ((weight, scale, shift), running) in enumerate(zip(stages, statistics, strict=True)):
