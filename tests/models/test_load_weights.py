@@ -9,7 +9,6 @@ import safetensors.numpy
 
 import cupynn
 from cupynn import models, nn
-from cupynn.cli import main
 
 GENERATOR = np.random.default_rng(4)
 
@@ -204,51 +203,3 @@ def test_a_file_that_torch_wrote(tmp_path):
         found = ours.eval()(cupynn.tensor(images.numpy())).numpy()
         # sums of 27 and 100 terms in another order
         np.testing.assert_allclose(found, wanted, rtol=0, atol=tolerance * np.abs(wanted).max() * 4)
-
-
-@pytest.fixture
-def places(tmp_path):
-    state = theirs(models.create("smallnet", classes=7))
-    return {
-        "FITS": written(tmp_path, state, "fits.safetensors"),
-        "PARTS": written(tmp_path, {**state, "0.bias": np.zeros(9, np.float32)}, "parts.safetensors"),
-        "OUT": tmp_path / "out.safetensors",
-    }
-
-
-def run(places, arguments):
-    try:
-        return main([str(places.get(word, word)) for word in ["import-weights", *arguments.split()]])
-    except SystemExit as stop:
-        return stop.code
-
-
-def test_command(places, capsys):
-    assert run(places, "smallnet FITS OUT --option classes=7") == 0
-    printed = capsys.readouterr().out
-    model = cupynn.load(places["OUT"])
-    state = safetensors.numpy.load_file(places["FITS"])
-    assert f"{len(state)} arrays match" in printed and f"wrote {places['OUT']}" in printed
-    np.testing.assert_array_equal(model[0].weight.data, state["0.weight"])
-    assert run(places, "smallnet PARTS OUT --option classes=7 --partial") == 0
-    assert "shapes differ" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("arguments", "status", "message"),
-    [
-        ("smallnet FITS", 2, "the following arguments are required: FILE"),
-        ("bignet FITS OUT", 2, "there is no network 'bignet'"),
-        ("smallnet nowhere OUT", 1, "there is no file nowhere"),
-        ("smallnet FITS OUT", 1, "shapes differ: "),
-        ("smallnet nowhere FITS", 1, "there is no file nowhere"),
-        ("smallnet FITS FITS", 2, "FILE must be another file than WEIGHTS"),
-        ("smallnet FITS OUT --option width=3", 2, "has no option 'width'"),
-    ],
-)
-def test_errors_of_the_command(places, capsys, arguments, status, message):
-    before = places["FITS"].read_bytes()
-    assert run(places, arguments) == status
-    errors = capsys.readouterr().err
-    assert message in errors and errors.startswith("cupynn") and errors.count("\n") == 1
-    assert not places["OUT"].exists() and places["FITS"].read_bytes() == before
