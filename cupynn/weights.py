@@ -6,6 +6,7 @@ import difflib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from cupynn.nn import Module
 PREFIXES = ("module.", "model.", "_orig_mod.")  # of wrappers: several GPUs, training frameworks, torch.compile
 DTYPES = {"F16": "<f2", "F32": "<f4", "F64": "<f8", "I8": "i1", "I32": "<i4", "I64": "<i8", "U8": "u1", "BOOL": "?"}
 PICKLES = (".pt", ".pth", ".bin", ".ckpt")
-SHOWN = 10
+SHOWN = 10  # lines of each kind of what does not match
 COUNTER = "num_batches_tracked"  # of batch norm: no result depends on it
 
 Shape = tuple[int, ...]
@@ -39,19 +40,21 @@ class LoadedWeights:
 
     def __str__(self) -> str:
         """Up to `SHOWN` lines of each kind."""
-        missing = [f"{name} {shape}{_nearest(name, self.unexpected)}" for name, shape in self.missing.items()]
-        unexpected = [f"{name} {shape}{_nearest(name, self.missing)}" for name, shape in self.unexpected.items()]
-        different = [f"{name}: {ours}, in the file {theirs}" for name, (ours, theirs) in self.different.items()]
         lines = [f"{len(self.loaded)} arrays match"]
-        for kind, faults in (
-            ("the file has not", missing),
-            ("the model has not", unexpected),
-            ("shapes differ", different),
+        for kind, faults, others in (
+            ("the file has not", self.missing, self.unexpected),
+            ("the model has not", self.unexpected, self.missing),
         ):
-            lines += [f"{kind}: {fault}" for fault in faults[:SHOWN]]
-            if len(faults) > SHOWN:
-                lines.append(f"{kind}: and {len(faults) - SHOWN} more")
-        return "\n  ".join(lines)
+            shown = [f"{name} {shape}{_nearest(name, others)}" for name, shape in islice(faults.items(), SHOWN)]
+            lines += _of_kind(kind, shown, len(faults))
+        shapes = islice(self.different.items(), SHOWN)
+        shown = [f"{name}: {ours}, in the file {theirs}" for name, (ours, theirs) in shapes]
+        return "\n  ".join([*lines, *_of_kind("shapes differ", shown, len(self.different))])
+
+
+def _of_kind(kind: str, shown: list[str], count: int) -> list[str]:
+    more = [f"and {count - len(shown)} more"] if count > len(shown) else []
+    return [f"{kind}: {fault}" for fault in shown + more]
 
 
 def _nearest(name: str, others: Mapping[str, Shape]) -> str:
