@@ -101,8 +101,8 @@ def test_what_does_not_match_is_listed_and_nothing_changes(tmp_path):
 
 
 def test_long_lists_are_cut(tmp_path):
-    model = models.create("cifar_resnet", depth=20)
-    state = theirs(models.create("resnet", classes=10))
+    model = models.create("cifar_resnet", depth=8)
+    state = theirs(models.create("cifar_resnet", depth=32))
     report = cupynn.load_weights(model, written(tmp_path, state), strict=False)
     text = str(report)
     assert f"the model has not: and {len(report.unexpected) - 10} more" in text and text.count("\n") < 35
