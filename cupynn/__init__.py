@@ -15,11 +15,13 @@ from cupynn.device import default_device, manual_seed, set_default_device, use_d
 from cupynn.export import export_onnx
 from cupynn.reparam import contract, expand, verify_contraction
 from cupynn.serialization import load, save
+from cupynn.step_graph import captured
 from cupynn.weights import load_weights
 
 __all__ = [
     "Tensor",
     "autograd",
+    "captured",
     "contract",
     "data",
     "default_device",

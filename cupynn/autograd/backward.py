@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from cupynn import recording
 from cupynn.autograd.function import Function, Record
 from cupynn.autograd.tensor import Tensor
 from cupynn.device import Array, is_floating, xp_of
@@ -35,6 +36,8 @@ def run_backward(
     each record when its gradient is complete. `ready` is called with each leaf among the records' inputs as soon as
     nothing more can arrive there.
     """
+    if (now := recording.current()) is not None:
+        now.backward = True
     records = records_behind([tensor for tensor, _ in roots])
     for record in records:
         if record.function is None:

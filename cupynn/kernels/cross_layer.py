@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from cupynn import recording
 from cupynn.device import Array, compute_dtype, is_floating, wide, xp_of
 from cupynn.kernels import batch_norm, runtime
 
@@ -34,7 +35,7 @@ def forward(inputs: Sequence[Array], weight: Array, bias: Array | None = None, m
     xp, (n, c), plane = xp_of(x), x.shape[:2], math.prod(x.shape[2:])
     inputs, weight, bias, mean = _contiguous(*inputs), *_contiguous(weight, bias, mean)
     gpu, y = runtime.is_gpu(x), xp.empty(x.shape, x.dtype)
-    base, table = _table(inputs, xp)
+    base, table = _table(inputs, xp, weight)
     grid, block, per_block = _planes(x)
     kernel = f"forward<{runtime.ctype(x)}, {_lanes(x)}, {STRIPS[gpu]}>"
     sizes = (len(inputs), c, plane, np.int64(n * c), per_block)
@@ -86,9 +87,9 @@ def backward(
     shared = group * (layers + 1) * across * lanes * weight.dtype.itemsize
     partial, total = xp.empty((grid[0], layers + 1, c), weight.dtype), xp.empty((layers + 1, c), weight.dtype)
     wanted = [NOTHING if a is None else ADD if added else WRITE for a, added in zip(outputs, add, strict=True)]
-    base, table = _table(inputs, xp)
-    dbase, dtable = _table(outputs, xp)
-    args = (grad, base, table, dbase, dtable, xp.asarray(np.array(wanted, np.int32)), weight, mean, partial)
+    base, table = _table(inputs, xp, weight)
+    dbase, dtable = _table(outputs, xp, weight)
+    args = (grad, base, table, dbase, dtable, recording.upload(np.array(wanted, np.int32), grad), weight, mean, partial)
     args += (layers, n, c, plane, images, group)
     written = (partial,) if dbase is None else (partial, dbase)
     touched = () if dbase is None or ADD not in wanted else (dbase,)
@@ -174,7 +175,7 @@ def _planes(x):
     return -(-planes // per_block), (across, threads // across), per_block
 
 
-def _table(arrays, xp):
+def _table(arrays, xp, like):
     """(base, table) as cross_layer.cu reads them: None and addresses, or in checked mode one array and offsets."""
     if runtime.mode() == "checked":
         present = {id(a): a for a in arrays if a is not None}
@@ -185,7 +186,7 @@ def _table(arrays, xp):
         return xp.stack(list(present.values())), xp.asarray(np.array(offsets, np.int64))
     interface = "__array_interface__" if xp is np else "__cuda_array_interface__"
     addresses = [0 if a is None else getattr(a, interface)["data"][0] for a in arrays]
-    return None, xp.asarray(np.array(addresses, np.int64))
+    return None, recording.upload(np.array(addresses, np.int64), like)
 
 
 def _spread(base, arrays):

@@ -2,7 +2,8 @@
 //
 // Whether an element is kept is computed, not stored: elements come in tiles of 4 QUARTER, and number q + word * QUARTER
 // of a tile gets word `word` of Philox4x32-10 of the counter (q, tile, 0, 0) and the key. It is kept if that word is at
-// least `threshold`, p 2^32. Backward computes the same words again. [Salmon et al. 2011]
+// least `threshold`, p 2^32. Backward computes the same words again. The key is (key0, key1), or what lies in `key` where
+// that is not null: a launch that is repeated as it was recorded finds a new one there. [Salmon et al. 2011]
 //
 // A block takes one tile; a thread the elements of some q. Floor, per element: 1 read, 1 write; a fourth of a Philox
 // block, 10 rounds of 2 wide products, shifts and 4 bitwise operations: about 25 operations.
@@ -48,7 +49,8 @@ __device__ __forceinline__ void drop_in_tile(const S* __restrict__ x, S* __restr
 
 template <typename S, typename T = Compute<S>>
 __global__ void dropout(const S* __restrict__ x, S* __restrict__ y, long long size, unsigned threshold, unsigned key0,
-                        unsigned key1, T factor) {
+                        unsigned key1, const unsigned* __restrict__ key, T factor) {
+    if (key) key0 = key[0], key1 = key[1];
     const long long first = (long long)blockIdx.x * TILE;
     if (size - first >= TILE)
         drop_in_tile<S, T, true>(x + first, y + first, TILE, threshold, key0, key1, factor);

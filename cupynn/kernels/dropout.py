@@ -19,19 +19,23 @@ QUARTER = 1024  # as in dropout.cu
 TILE = 4 * QUARTER
 
 
-def forward(x: Array, p: float, key: tuple[int, int]) -> Array:
-    """x with its elements dropped with probability p, those kept multiplied by 1 / (1 - p); at p = 1 all are 0."""
+def forward(x: Array, p: float, key: tuple[int, int] | Array) -> Array:
+    """x with its elements dropped with probability p, those kept multiplied by 1 / (1 - p); at p = 1 all are 0.
+
+    key: two 32-bit words, or an array of two, uint32, where x is, which the kernel reads when it runs.
+    """
     if not x.size or not runtime.compiled_for(x, narrow=True):
         return reference_forward(wide(x), p, key).astype(x.dtype, copy=False)
     x = x if x.flags.c_contiguous else xp_of(x).ascontiguousarray(x)
     y = xp_of(x).empty(x.shape, x.dtype)
-    words = [np.uint32(word) for word in (_threshold(p), *key)]
+    words, there = ((0, 0), key) if hasattr(key, "dtype") else (key, None)
+    words = [np.uint32(word) for word in (_threshold(p), *words)]
     runtime.launch(
         "dropout",
         f"dropout<{runtime.ctype(x)}>",
         -(-x.size // TILE),
         runtime.threads(like=x),
-        (x, y, np.int64(x.size), *words, runtime.scalar(x.dtype, _factor(p))),
+        (x, y, np.int64(x.size), *words, there, runtime.scalar(x.dtype, _factor(p))),
         outputs=(y,),
     )
     return y

@@ -19,12 +19,14 @@ ROUNDS = 10
 def philox(counter: Array, key: tuple[int, int]) -> Array:
     """The 128-bit blocks of `counter` as 128 random bits each.
 
-    counter and result: four 32-bit words along the first axis, held in uint64 (4, ...); key: two 32-bit words.
+    counter and result: four 32-bit words along the first axis, held in uint64 (4, ...); key: two 32-bit words, numbers or
+    an array of them.
     """
     a, b, c, d = counter
+    key = [word.astype(np.uint64) if hasattr(word, "dtype") else np.uint64(word) for word in key]
     for number in range(ROUNDS):
         first, second = (
-            np.uint64(word + number * step & 0xFFFFFFFF) for word, step in zip(key, KEY_STEPS, strict=True)
+            (word + np.uint64(number * step)) & LOW_HALF for word, step in zip(key, KEY_STEPS, strict=True)
         )
         left, right = a * MULTIPLIERS[0], c * MULTIPLIERS[1]
         a, b, c, d = (right >> HALF) ^ b ^ first, right & LOW_HALF, (left >> HALF) ^ d ^ second, left & LOW_HALF

@@ -8,6 +8,9 @@
 // parameters of a group: table (blocks, 4) has a row per block, the addresses of its piece of parameter, gradient and
 // velocity, and the piece's length.
 //
+// Where a launch is repeated with the arguments it was recorded with, numbers (lr, momentum, weight_decay) lie in device
+// memory and stand for the arguments of these names; else numbers is null. With `where` on false nothing moves.
+//
 // Floor, per element: 3 reads, 2 writes, 8 operations. Memory bandwidth bounds it.
 #include "cupynn.cuh"
 
@@ -29,7 +32,10 @@ __device__ __forceinline__ void step_piece(T* __restrict__ parameter, const T* _
 
 template <typename T, bool MOMENTUM, bool NESTEROV>
 __global__ void step(T* __restrict__ parameter, const T* __restrict__ grad, T* __restrict__ velocity, long long size,
-                     int piece, T lr, T momentum, T weight_decay) {
+                     int piece, const double* __restrict__ numbers, T lr, T momentum, T weight_decay,
+                     const bool* __restrict__ where) {
+    if (where && !*where) return;
+    if (numbers) lr = T(numbers[0]), momentum = T(numbers[1]), weight_decay = T(numbers[2]);
     const long long first = (long long)blockIdx.x * piece;
     const long long length = size - first < piece ? size - first : piece;
     step_piece<T, MOMENTUM, NESTEROV>(parameter + first, grad + first, velocity + first, length, lr, momentum,
@@ -37,7 +43,10 @@ __global__ void step(T* __restrict__ parameter, const T* __restrict__ grad, T* _
 }
 
 template <typename T, bool MOMENTUM, bool NESTEROV>
-__global__ void step_many(const long long* __restrict__ table, T lr, T momentum, T weight_decay) {
+__global__ void step_many(const long long* __restrict__ table, const double* __restrict__ numbers, T lr, T momentum,
+                          T weight_decay, const bool* __restrict__ where) {
+    if (where && !*where) return;
+    if (numbers) lr = T(numbers[0]), momentum = T(numbers[1]), weight_decay = T(numbers[2]);
     const long long* row = table + 4 * (long long)blockIdx.x;
     step_piece<T, MOMENTUM, NESTEROV>(reinterpret_cast<T*>(row[0]), reinterpret_cast<const T*>(row[1]),
                                       reinterpret_cast<T*>(row[2]), row[3], lr, momentum, weight_decay);

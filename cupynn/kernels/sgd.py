@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from cupynn import recording
 from cupynn.device import Array, xp_of
 from cupynn.kernels import runtime
 
@@ -42,8 +43,14 @@ def step_many(
     momentum: float = 0.0,
     weight_decay: float = 0.0,
     nesterov: bool = False,
+    where: Array | None = None,
+    numbers: Array | None = None,
 ) -> None:
     """`step` for every parameter of a group, with one launch for all of them.
+
+    where: an array () of bool; where it is False nothing moves. The host does not look at it.
+    numbers: float64 (lr, momentum, weight_decay) where the parameters are, read by the kernel in place of the numbers
+        of these names, for a launch that is recorded; whether there is momentum is taken from `momentum`.
 
     Raises ValueError or TypeError, before anything changes, where a gradient or a velocity does not have its
     parameter's shape and dtype, where a velocity is missing, and for Nesterov without momentum.
@@ -64,7 +71,7 @@ def step_many(
             together = compiled.setdefault((runtime.is_gpu(parameter), parameter.dtype), [])
             together.append((parameter, xp_of(grad).ascontiguousarray(grad), velocity))
         else:
-            reference_step(parameter, grad, velocity, lr, momentum, weight_decay, nesterov)
+            reference_step(parameter, grad, velocity, lr, momentum, weight_decay, nesterov, where, numbers)
     flags = ", ".join("true" if flag else "false" for flag in (momentum, nesterov))
     for (gpu, dtype), together in compiled.items():
         expression = f"<{runtime.ctype(dtype)}, {flags}>"
@@ -75,12 +82,12 @@ def step_many(
             for arrays in together:
                 size = arrays[0].size
                 threads = runtime.threads(like=arrays[0])
-                args = (*arrays, np.int64(size), piece, *scalars)
+                args = (*arrays, np.int64(size), piece, numbers, *scalars, where)
                 runtime.launch("sgd", "step" + expression, -(-size // piece), threads, args)
         else:
-            table = xp_of(together[0][0]).asarray(_table(gpu, together, piece), dtype=np.int64)
+            table = recording.upload(_table(gpu, together, piece), like=together[0][0])
             threads = runtime.threads(like=table)
-            runtime.launch("sgd", "step_many" + expression, len(table), threads, (table, *scalars))
+            runtime.launch("sgd", "step_many" + expression, len(table), threads, (table, numbers, *scalars, where))
 
 
 def check(
@@ -126,18 +133,24 @@ def _table(gpu, together, piece):
         starts = [address(array) for array in arrays]
         for first in range(0, size, piece):
             rows.append([*(start + first * itemsize for start in starts), min(piece, size - first)])
-    return rows
+    return np.array(rows, np.int64)
 
 
-def reference_step(parameter, grad, velocity, lr, momentum=0.0, weight_decay=0.0, nesterov=False):
-    scalar = parameter.dtype.type
-    if weight_decay:
-        grad = grad + scalar(weight_decay) * parameter
-    if momentum:
-        velocity *= scalar(momentum)
+def reference_step(
+    parameter, grad, velocity, lr, momentum=0.0, weight_decay=0.0, nesterov=False, where=None, numbers=None
+):
+    if where is not None and not bool(where):
+        return
+    decays, moves = bool(weight_decay) or numbers is not None, bool(momentum)
+    scalars = numbers.astype(parameter.dtype) if numbers is not None else (lr, momentum, weight_decay)
+    lr, momentum, weight_decay = (parameter.dtype.type(value) if numbers is None else value for value in scalars)
+    if decays:
+        grad = grad + weight_decay * parameter
+    if moves:
+        velocity *= momentum
         velocity += grad
-        grad = grad + scalar(momentum) * velocity if nesterov else velocity
-    parameter -= scalar(lr) * grad
+        grad = grad + momentum * velocity if nesterov else velocity
+    parameter -= lr * grad
 
 
 def cost(size: int, itemsize: int = 4, momentum: bool = True) -> tuple[int, int]:

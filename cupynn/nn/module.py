@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from cupynn import recording
 from cupynn.autograd import Tensor
 from cupynn.device import Array, asarray, is_floating, to_numpy, use_device, xp_of
 
@@ -144,8 +145,11 @@ class Module:
 
     def zero_grad(self) -> None:
         """Forget the gradients of all parameters."""
-        for parameter in self.parameters():
+        parameters = list(self.parameters())
+        for parameter in parameters:
             parameter.grad = None
+        if (now := recording.current()) is not None:
+            now.zeroed(parameters)
 
     def astype(self, dtype: Any) -> Module:
         """Convert floating-point parameters and buffers to `dtype`, and forget gradients; returns the module itself.

@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+import numpy as np
+
+from cupynn import recording
 from cupynn.autograd import Function, Tensor
-from cupynn.device import generator, is_floating, xp_of
+from cupynn.device import generator, is_floating
 from cupynn.kernels import dropout as kernel
 from cupynn.ops.arguments import need_images
 
 
 def draw_mask(p, shape, like, dtype=None):
     """keep / (1 - p), where keep is 0 with probability p and else 1: drawn on the host, put where `like` is."""
-    keep = generator().random(shape, dtype="float32") >= p
-    return xp_of(like).asarray(keep * (1 / (1 - p) if p < 1 else 0.0), dtype=dtype or like.dtype)
+
+    def draw():
+        keep = generator().random(shape, dtype="float32") >= p
+        return (keep * (1 / (1 - p) if p < 1 else 0.0)).astype(dtype or like.dtype)
+
+    return recording.renewed(draw, like)
+
+
+def _draw_key():
+    return generator().integers(2**32, size=2).astype(np.uint32)
 
 
 class Dropout(Function):
     """y = x * keep / (1 - p), where keep is 0 or 1 for every element. Backward computes keep anew from the key."""
 
     def forward(self, x):
-        self.key = tuple(generator().integers(2**32, size=2).tolist())
+        self.key = recording.renewed(_draw_key, x) if recording.current() else tuple(_draw_key().tolist())
         return kernel.forward(x, self.p, self.key)
 
     def backward(self, grad):

@@ -7,6 +7,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from cupynn import recording
 from cupynn.autograd import Function
 from cupynn.device import wide, xp_of
 from cupynn.ops.arguments import need_images, pair
@@ -37,8 +38,8 @@ def _apply(x, axis, indices, weights):
     per_row = (-1,) + (1,) * (3 - axis)
     y = None
     for entry in range(indices.shape[1]):
-        weight = xp.asarray(weights[:, entry], dtype=x.dtype).reshape(per_row)
-        term = xp.take(x, xp.asarray(indices[:, entry]), axis=axis) * weight
+        weight = recording.upload(weights[:, entry].astype(x.dtype), x).reshape(per_row)
+        term = xp.take(x, recording.upload(indices[:, entry], x), axis=axis) * weight
         y = term if y is None else y + term
     return y
 

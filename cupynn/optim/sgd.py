@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import operator
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import numpy as np
+
+from cupynn import recording
 from cupynn.autograd import Tensor
 from cupynn.device import Array, to_numpy, xp_of
 from cupynn.kernels import sgd
@@ -47,20 +51,55 @@ class SGD:
 
     def zero_grad(self) -> None:
         """Forget the gradients of all parameters."""
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                parameter.grad = None
+        for parameter in self._parameters():
+            parameter.grad = None
+        if (now := recording.current()) is not None:
+            now.zeroed(self._parameters())
 
-    def step(self) -> None:
+    def step(self, where: Array | None = None) -> None:
         """Move every parameter that has a gradient, in place: one kernel launch per group.
+
+        where: an array () of bool where the parameters are, such as `LossScale.unscale` returns: nothing moves where it
+            is False. The host does not look at it, and so does not wait for a GPU.
 
         Raises ValueError or TypeError, before any parameter moves, for a gradient without its parameter's shape and
         dtype, and for what the constructor refuses.
         """
         _check(self.param_groups)
         moves = [self._moves(number, group) for number, group in enumerate(self.param_groups)]
-        for group, arrays in zip(self.param_groups, moves, strict=True):
-            sgd.step_many(*arrays, **{option: group[option] for option in _OPTIONS})
+        for number, (group, arrays) in enumerate(zip(self.param_groups, moves, strict=True)):
+            numbers = self._numbers(number, arrays) if recording.current() and arrays[0] else None
+            sgd.step_many(*arrays, **{option: group[option] for option in _OPTIONS}, where=where, numbers=numbers)
+        if (now := recording.current()) is not None:
+            now.still(self._same_as_now())
+
+    def _numbers(self, number: int, arrays: tuple[list, list, list]) -> Array:
+        """What a recorded step reads at each replay: a group's lr, momentum and weight decay."""
+
+        def produce() -> np.ndarray:
+            return np.array([self.param_groups[number][name] for name in ("lr", "momentum", "weight_decay")])
+
+        return recording.renewed(produce, like=arrays[0][0])
+
+    def _same_as_now(self) -> Callable[[], bool]:
+        """Whether the arrays, and the kernels for them, are those of now: a step that was recorded repeats these.
+
+        Raises ValueError for what the constructor refuses.
+        """
+
+        def state() -> tuple[list[Array | None], list[tuple[bool, bool]]]:
+            parameters = self._parameters()
+            arrays = [*(parameter.data for parameter in parameters), *map(self._velocities.get, parameters)]
+            return arrays, [(group["momentum"] > 0, bool(group["nesterov"])) for group in self.param_groups]
+
+        arrays, kinds = state()
+
+        def same() -> bool:
+            _check(self.param_groups)
+            now, kinds_now = state()
+            return kinds == kinds_now and len(arrays) == len(now) and all(map(operator.is_, arrays, now))
+
+        return same
 
     def _moves(self, number: int, group: dict[str, Any]) -> tuple[list, list, list]:
         """The checked arrays of a group's parameters that have a gradient, their gradients, and velocities."""

@@ -27,6 +27,12 @@ def test_an_element_is_dropped_by_its_place_alone():
     np.testing.assert_array_equal(dropout.forward(x.reshape(100, 100).T, 0.4, KEY), whole.reshape(100, 100))
 
 
+def test_the_key_may_lie_in_an_array():
+    x = np.random.default_rng(2).standard_normal(5000).astype(np.float32)
+    key = np.array(KEY, np.uint32)
+    np.testing.assert_array_equal(dropout.forward(x, 0.4, key), dropout.forward(x, 0.4, KEY))
+
+
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
 def test_the_share_and_the_neighbours(p):
     """The share kept is a mean of n draws; the product of neighbours one of about n: five standard errors each."""

@@ -70,6 +70,19 @@ def test_parameters_of_two_dtypes_and_layouts_go_together():
         np.testing.assert_allclose(got, expected, rtol=2 * np.finfo(got.dtype).eps)
 
 
+@pytest.mark.parametrize("count", [1, 3])
+def test_numbers_and_where_that_kernels_read(count):
+    """The options of the call give way to `numbers`; where `where` is False nothing moves."""
+    rng = np.random.default_rng(12)
+    start = rng.normal(size=(3, count, 5000)).astype(np.float32)
+    right, moved, left = start.copy(), start.copy(), start.copy()
+    sgd.step_many(*right, 0.1, 0.9, 1e-3, True)
+    sgd.step_many(*moved, 7.0, 0.5, 3.0, True, np.array(True), np.array([0.1, 0.9, 1e-3]))
+    sgd.step_many(*left, 0.1, 0.9, 1e-3, True, np.array(False))
+    np.testing.assert_array_equal(moved, right)
+    np.testing.assert_array_equal(left, start)
+
+
 def test_a_read_only_parameter_is_refused():
     parameters = [np.ones(3, np.float32), np.broadcast_to(np.float32(1), (3,))]
     with pytest.raises(ValueError, match="read-only"):

@@ -3,6 +3,7 @@
 import sys
 
 import fake_cupy
+import fake_streams
 import pytest
 
 from cupynn import device
@@ -23,6 +24,7 @@ def gpu_log(monkeypatch):
     before = runtime.mode()
     runtime.set_mode("compiled")
     fake_cupy.log.clear()
+    fake_streams.reset()
     with device.use_device(f"cuda:{fake_cupy.NUMBER}"):
         yield fake_cupy.log
     runtime.set_mode(before)

@@ -1,21 +1,25 @@
 """A CuPy without a GPU: arrays in host memory that behave as `cupy.ndarray` does, kernels that run under the checker.
 
 Only what cupynn uses, after CuPy 14's source (`_core/core.pyx`). Every launch is held against what a GPU takes
-(`fake_launch.py`) and recorded, and so is everything that makes the host wait for the device or copies to it. Device
-memory is filled with 0xFF, NaN in every floating-point type, when it is allocated. What the fake does not know raises
-AttributeError, and so does a name that the installed CuPy does not have.
+(`fake_launch.py`) and recorded, and so is everything that makes the host wait for the device or copies to it; streams
+and captured graphs are modelled (`fake_streams.py`). Device memory is filled with 0xFF, NaN in every floating-point
+type, when it is allocated. What the fake does not know raises AttributeError, and so does a name that the installed
+CuPy does not have.
 """
 
+import contextlib
 import pathlib
 import sys
 import types
 
 import fake_launch
+import fake_streams
 import numpy as np
 
 NUMBER = 7  # the fake GPU: no table that the library keeps per device is a real GPU's
 HOST_TO_DEVICE = ("array", "asarray", "ascontiguousarray", "asanyarray")
 DATA_ON_HOST = ("nonzero", "flatnonzero", "argwhere", "unique")  # the result's shape depends on values
+IN_PLACE = ("copyto", "at")  # functions that write to their first argument
 SCALARS = (bool, int, float, complex, np.generic)
 
 
@@ -70,16 +74,27 @@ class ndarray:
         return {"shape": self.shape, "typestr": self.dtype.str, "data": (pointer, False), "version": 3}
 
     def get(self):
-        log.note(log.waits, "get")
-        return self._host.copy()
+        return self._read("get").copy()
 
     def item(self):
-        log.note(log.waits, "item")
-        return self._host.item()
+        return self._read("item").item()
 
     def tolist(self):
-        log.note(log.waits, "tolist")
-        return self._host.tolist()
+        return self._read("tolist").tolist()
+
+    def _read(self, name):
+        """The values on the host, which waits for them."""
+        fake_streams.waits(name)
+        fake_streams.perform(lambda: None, (self._host,), ())
+        fake_streams.host_waits_for_current()
+        return self._host
+
+    def set(self, values, stream=None):
+        """From pinned memory, asynchronously."""
+        assert isinstance(values, np.ndarray) and values.flags.c_contiguous and self._host.flags.c_contiguous
+        assert (values.shape, values.dtype) == (self.shape, self.dtype)
+        with stream or contextlib.nullcontext():
+            fake_streams.copy_from_host(self._host, values)
 
     def __dlpack__(self, **options):
         return self._host.__dlpack__(max_version=options.get("max_version"))
@@ -112,11 +127,17 @@ class ndarray:
 
     def __getitem__(self, index):
         if any(isinstance(part, ndarray) and part.dtype == bool for part in _parts(index)):
-            log.note(log.waits, "boolean index")
-        return wrap(self._host[unwrap(index, "index")])
+            fake_streams.waits("boolean index")
+        index = unwrap(index, "index")
+        return made(lambda: self._host[index], (self._host, *arrays_in(index)))
 
     def __setitem__(self, index, value):
-        self._host[unwrap(index, "index")] = unwrap(value, "setitem")
+        index, value = unwrap(index, "index"), unwrap(value, "setitem")
+
+        def put():
+            self._host[index] = value
+
+        fake_streams.perform(put, arrays_in((index, value)), (self._host,))
 
     def __array_ufunc__(self, ufunc, method, *inputs, out=(), **options):
         for value in (*inputs, *out):
@@ -138,7 +159,8 @@ def _parts(index):
 
 def _method(name):
     def method(self, *args, **options):
-        return wrap(getattr(self._host, name)(*unwrap(args, name), **unwrap(options, name)))
+        args, options = unwrap(args, name), unwrap(options, name)
+        return made(lambda: getattr(self._host, name)(*args, **options), (self._host, *arrays_in((args, options))))
 
     return method
 
@@ -149,6 +171,46 @@ for _name in "neg pos abs invert".split():
     setattr(ndarray, f"__{_name}__", _method(f"__{_name}__"))
 
 
+def arrays_in(value):
+    """NumPy's arrays in nested arguments."""
+    if isinstance(value, np.ndarray):
+        return [value]
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, (tuple, list)) else ()
+    return [array for part in parts for array in arrays_in(part)]
+
+
+def made(compute, inputs):
+    """What an operation returns, wrapped: new arrays are device memory that it writes; views take no operation."""
+    result = compute()
+    if isinstance(result, np.generic):
+        result = np.asarray(result)
+    many = isinstance(result, (tuple, list))
+    arrays = list(result) if many else [result]
+    new = [isinstance(a, np.ndarray) and not any(np.may_share_memory(a, i) for i in inputs) for a in arrays]
+    if any(new):
+        fresh = [array for array, one in zip(arrays, new, strict=True) if one]
+        for array in fresh:
+            fake_streams.allocated(array)
+
+        def run():
+            """Anew where it was recorded, for then the inputs are others by now."""
+            again = compute()
+            for array, value, one in zip(arrays, again if many else [again], new, strict=True):
+                if one:
+                    array[...] = value
+
+        captured = fake_streams.capturing()
+        fake_streams.perform(run if captured else lambda: None, inputs, fresh)
+        for array in fresh if captured else ():
+            poison(array)
+    return wrap(result)
+
+
+def poison(array):
+    """What no operation has written: NaN, or all bits set."""
+    array[...] = np.nan if array.dtype.kind in "fV" else True if array.dtype == bool else array.dtype.type(0) - 1
+
+
 def _binary(name, ufunc):
     def forward(self, other):
         """CuPy's own operation on two of its arrays; else NumPy's, which asks both sides."""
@@ -157,7 +219,10 @@ def _binary(name, ufunc):
         return getattr(module, ufunc.__name__)(self, other) if isinstance(other, ndarray) else ufunc(self, other)
 
     def in_place(self, other):
-        ufunc(self._host, unwrap(other, name), out=self._host)
+        other = unwrap(other, name)
+        fake_streams.perform(
+            lambda: ufunc(self._host, other, out=self._host), (self._host, *arrays_in((other,))), (self._host,)
+        )
         return self
 
     setattr(ndarray, f"__{name}__", forward)
@@ -225,21 +290,37 @@ class Function:
 
     def __call__(self, *args, **options):
         if self.__name__ in DATA_ON_HOST or (self.__name__ == "where" and len(args) == 1):
-            log.note(log.waits, self.__name__)
-        if self.host and args and not isinstance(args[0], ndarray):
+            fake_streams.waits(self.__name__)
+        from_host = self.host and args and not isinstance(args[0], ndarray)
+        if from_host:
             log.note(log.uploads, self.__name__)
             if _holds_arrays(args[0]):
                 raise TypeError(f"{self.__name__}: a list of device arrays; cupy.stack joins them")
-        out = options.get("out")
-        with np.errstate(all="ignore"):
-            result = self.numpys(*unwrap(args, self.__name__, self.host), **unwrap(options, self.__name__))
-        if out is not None:
+            if np.ndim(args[0]):  # a single number goes as an argument of a kernel that fills
+                fake_streams.upload(np.asarray(args[0]).nbytes)
+        given, out = args, options.get("out")
+        args, options = unwrap(args, self.__name__, self.host), unwrap(options, self.__name__)
+        inputs = arrays_in((args, options))
+        changed = out._host if out is not None else args[0] if self.__name__ in IN_PLACE else None
+        if changed is not None:
+            fake_streams.perform(lambda: self._call(args, options), inputs, (changed,))
             return out
-        if self.__name__ in ("empty", "empty_like") and module.executes:
-            result.view(np.uint8 if result.ndim else result.dtype)[...] = 0xFF if result.ndim else np.nan
-        if self.host and args and isinstance(args[0], np.ndarray):
-            result = np.array(result)  # a copy, never host memory that the caller still holds
-        return args[0] if args and isinstance(args[0], ndarray) and result is args[0]._host else wrap(result)
+        if self.__name__ in ("empty", "empty_like"):
+            result = self._call(args, options)
+            if module.executes:
+                result.view(np.uint8 if result.ndim else result.dtype)[...] = 0xFF if result.ndim else np.nan
+            fake_streams.allocated(result)
+            return wrap(result)
+        if from_host:
+            host = np.array(self._call(args, options))  # a copy, never host memory that the caller still holds
+            return made(host.copy, ())
+        if self.__name__ in ("asarray", "ascontiguousarray") and self._call(args, options) is inputs[0]:
+            return given[0]
+        return made(lambda: self._call(args, options), inputs)
+
+    def _call(self, args, options):
+        with np.errstate(all="ignore"):
+            return self.numpys(*args, **options)
 
     def __getattr__(self, method):
         return Function(method, getattr(self.numpys, method))
@@ -285,7 +366,7 @@ class Device:
         _current.pop()
 
     def synchronize(self):
-        log.note(log.waits, "synchronize")
+        fake_streams.waits("synchronize")
 
 
 class RawModule:
@@ -313,8 +394,10 @@ class Kernel:
         launch = fake_launch.Launch(self.source, self.expression, grid, block, args, shared_mem)
         launch.check(self.max_dynamic_shared_size_bytes)
         log.launches.append(launch)
-        if module.executes:
-            launch.run()
+        kinds, _ = fake_launch.signature(self.source, self.expression)
+        pairs = [(value, kind) for value, kind in zip(args, kinds, strict=True) if isinstance(value, np.ndarray)]
+        written = [value for value, kind in pairs if not kind.startswith("const ")]
+        fake_streams.perform(launch.run if module.executes else lambda: None, [value for value, _ in pairs], written)
 
 
 def from_dlpack(array):
@@ -334,14 +417,16 @@ def make(real):
     cuda.Device, cuda.is_available = Device, lambda: True
     cuda.compiler = types.SimpleNamespace(CompileException=real.cuda.compiler.CompileException)
     cuda.runtime = types.SimpleNamespace(
+        CUDARuntimeError=real.cuda.runtime.CUDARuntimeError,
         getDevice=lambda: _current[-1],
         getDeviceCount=lambda: NUMBER + 1,
         getDeviceProperties=lambda number: {"name": b"fake GPU", "major": 7, "minor": 0},
         runtimeGetVersion=lambda: 12000,
     )
-    fake.get_default_memory_pool = lambda: types.SimpleNamespace(total_bytes=lambda: 0)
+    fake.get_default_memory_pool = lambda: types.SimpleNamespace(total_bytes=lambda: 0, free_all_blocks=lambda: None)
+    fake.get_default_pinned_memory_pool = lambda: types.SimpleNamespace(malloc=bytearray)
     fake.from_dlpack = from_dlpack
-    cuda.get_current_stream = lambda: Device()  # a stream is waited for as a device is
+    fake_streams.install(cuda, real, lambda name: log.note(log.waits, name))
     return fake
 
 
