@@ -23,6 +23,7 @@ from cupynn.kernels import (
     cross_layer,
     depthwise,
     dropout,
+    gradients,
     im2col,
     pointwise,
     pool,
@@ -131,6 +132,18 @@ def _sgd(normal: Normal) -> Example:
     return run
 
 
+def _gradients(normal: Normal) -> Example:
+    """Several arrays, whose addresses a kernel takes in a table."""
+    arrays, factor = [normal(3), normal(200, 60), normal(5, 7)], device.asarray(np.array(0.3))
+
+    def run() -> list[Array]:
+        copies = [array.copy() for array in arrays]
+        gradients.multiply(copies, factor)
+        return [gradients.square_sum(arrays), *copies]
+
+    return run
+
+
 def _depthwise(normal: Normal) -> Example:
     x, w, bias, grad = normal(8, 16, 16, 16), normal(16, 1, 3, 3), normal(16), normal(8, 16, 16, 16)
     return lambda: [depthwise.forward(x, w, bias, padding=1), *depthwise.backward(grad, x, w, padding=1)]
@@ -202,6 +215,7 @@ EXAMPLES: dict[str, Callable[[Normal], Example]] = {
     "cross_layer": _cross_layer,
     "depthwise": _depthwise,
     "dropout": _dropout,
+    "gradients": _gradients,
     "im2col": _im2col,
     "pointwise": _pointwise,
     "pool": _pool,

@@ -115,6 +115,7 @@ HELP = {
     "lighting": "deviation of a random colour along ImageNet's components",
     "seed": "of all random numbers",
     "workers": "threads that prepare batches",
+    "cuda_graph": "on a GPU: launch a whole step at once",
     "keep": "checkpoints kept, besides the best; 0: none are written",
     "checkpoint_seconds": "a checkpoint at least so often",
     "checkpoint_steps": "one every so many steps of an epoch; 0: none",

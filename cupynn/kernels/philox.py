@@ -19,8 +19,8 @@ ROUNDS = 10
 def philox(counter: Array, key: tuple[int, int]) -> Array:
     """The 128-bit blocks of `counter` as 128 random bits each.
 
-    counter and result: four 32-bit words along the first axis, held in uint64 (4, ...); key: two 32-bit words, numbers or
-    an array of them.
+    counter and result: four 32-bit words along the first axis, held in uint64 (4, ...); key: two 32-bit words, numbers
+    or an array of them.
     """
     a, b, c, d = counter
     key = [word.astype(np.uint64) if hasattr(word, "dtype") else np.uint64(word) for word in key]

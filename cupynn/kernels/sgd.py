@@ -67,7 +67,7 @@ def step_many(
     compiled = {}
     for parameter, grad, velocity in zip(parameters, grads, velocities, strict=True):
         velocity = velocity if momentum else None
-        if _in_place(parameter, velocity) and parameter.size and runtime.compiled_for(parameter, grad, velocity):
+        if in_place(parameter, velocity) and parameter.size and runtime.compiled_for(parameter, grad, velocity):
             together = compiled.setdefault((runtime.is_gpu(parameter), parameter.dtype), [])
             together.append((parameter, xp_of(grad).ascontiguousarray(grad), velocity))
         else:
@@ -85,7 +85,7 @@ def step_many(
                 args = (*arrays, np.int64(size), piece, numbers, *scalars, where)
                 runtime.launch("sgd", "step" + expression, -(-size // piece), threads, args)
         else:
-            table = recording.upload(_table(gpu, together, piece), like=together[0][0])
+            table = recording.upload(pieces(together, piece), like=together[0][0])
             threads = runtime.threads(like=table)
             runtime.launch("sgd", "step_many" + expression, len(table), threads, (table, numbers, *scalars, where))
 
@@ -112,20 +112,22 @@ def check(
             )
 
 
-def _in_place(*arrays):
+def in_place(*arrays: Array | None) -> bool:
     """Whether a kernel can walk these arrays in one row and may write to them."""
     return all(
         array is None or (array.flags.c_contiguous if runtime.is_gpu(array) else array.flags.carray) for array in arrays
     )
 
 
-def _table(gpu, together, piece):
-    """A row for each piece of each parameter: three addresses and the number of elements."""
+def pieces(together: Sequence[tuple[Array | None, ...]], piece: int) -> np.ndarray:
+    """(rows, K + 1) of int64: for each piece of each K arrays of one size their K addresses (None: 0), and how many
+    elements it has.
+    """
 
     def address(array):
         if array is None:
             return 0
-        return array.data.ptr if gpu else array.__array_interface__["data"][0]
+        return array.data.ptr if runtime.is_gpu(array) else array.__array_interface__["data"][0]
 
     rows = []
     for arrays in together:

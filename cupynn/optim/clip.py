@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from cupynn.autograd import Tensor
 from cupynn.device import Array, xp_of
+from cupynn.kernels import gradients
 
 
 def clip_grad_norm(parameters: Iterable[Tensor], max_norm: float) -> Array | float:
@@ -13,8 +14,8 @@ def clip_grad_norm(parameters: Iterable[Tensor], max_norm: float) -> Array | flo
 
         norm = sqrt(sum over all gradients of sum(g^2)),  g *= min(1, max_norm / (norm + 1e-6))
 
-    as PyTorch's clip_grad_norm_ does [Pascanu et al. 2013]. Squares are added in float64, each gradient on its device,
-    which is not waited for. A gradient that holds NaN makes all of them NaN.
+    as PyTorch's clip_grad_norm_ does [Pascanu et al. 2013]. Squares are added in float64, where the gradients are, and
+    all of them in one launch; a GPU is not waited for. A gradient that holds NaN makes all of them NaN.
     Raises ValueError for a max_norm that is not above 0.
     """
     if not max_norm > 0:
@@ -23,8 +24,6 @@ def clip_grad_norm(parameters: Iterable[Tensor], max_norm: float) -> Array | flo
     if not grads:
         return 0.0
     xp = xp_of(grads[0])
-    norm = xp.sqrt(sum(xp.square(grad, dtype="float64").sum() for grad in grads))
-    factor = xp.minimum(max_norm / (norm + 1e-6), 1.0)
-    for grad in grads:
-        grad *= factor.astype(grad.dtype)
+    norm = xp.sqrt(gradients.square_sum(grads))
+    gradients.multiply(grads, xp.asarray(xp.minimum(max_norm / (norm + 1e-6), 1.0)))
     return norm

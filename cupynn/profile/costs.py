@@ -17,6 +17,7 @@ from cupynn.kernels import (
     cross_entropy,
     cross_layer,
     dropout,
+    gradients,
     im2col,
     pool,
     sgd,
@@ -53,6 +54,8 @@ def faces() -> Iterator[tuple[ModuleType, str, Ask]]:
     yield im2col, "col2im", lambda a, _: _columns(a, a["image_shape"], a["columns"])["col2im"]
     yield dropout, "forward", lambda a, _: dropout.cost(a["x"].shape, _size(a["x"]))
     yield sgd, "step_many", _sgd
+    for which in ("square_sum", "multiply"):
+        yield gradients, which, lambda a, _, w=which: _gradients(a)[w]
 
 
 def _size(array: Any) -> int:
@@ -121,3 +124,7 @@ def _columns(a: dict[str, Any], image: tuple[int, ...], columns: Any) -> dict[st
 def _sgd(a: dict[str, Any], _: Any) -> Cost:
     costs = [sgd.cost(array.size, _size(array), bool(a["momentum"])) for array in a["parameters"]]
     return sum(moved for moved, _ in costs), sum(operations for _, operations in costs)
+
+
+def _gradients(a: dict[str, Any]) -> dict[str, Cost]:
+    return gradients.cost(sum(array.size for array in a["arrays"]), _size(a["arrays"][0]))

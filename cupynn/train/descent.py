@@ -12,6 +12,7 @@ from cupynn.device import Array, dtype_named, generator
 from cupynn.distributed import GradientSum, World
 from cupynn.nn import Module
 from cupynn.optim import SGD, LossScale, clip_grad_norm, plan
+from cupynn.step_graph import captured
 from cupynn.train.diagnosis import Lost, explain_loss, what_is_lost
 from cupynn.train.settings import Settings
 from cupynn.transfer import CrossEntropy, Distillation, Teacher, freeze, product_norm
@@ -55,6 +56,8 @@ class Descent:
             momentum=settings.momentum,
             nesterov=settings.nesterov,
         )
+        # Several ranks sum gradients in the middle of a step: a graph of one GPU does not.
+        self._captured = captured(self._run) if settings.cuda_graph and world.size == 1 else self._run
 
     @property
     def lr(self) -> float:
@@ -66,51 +69,70 @@ class Descent:
         with its fraction.
 
         watch: read the loss, which waits for the device, and raise Lost where it is not finite, before any weight
-        moves; the random generator is then where it was before the step.
+        moves; the random generator is then where it was before the step. With a loss scale Lost is raised where no
+        scale helps; without `watch`, `need_scale` raises it later.
 
-        With a loss scale, which waits for the device in any case, weights stay where they are in a step whose gradients
-        are not finite on some rank, and Lost is raised where no scale helps.
+        With a loss scale weights stay where they are in a step whose gradients are not finite.
         """
-        if self._dtype is not None:
-            images = images.astype(self._dtype)
         for group, planned in zip(self.optimizer.param_groups, self._groups, strict=True):
             group["lr"] = self.settings.lr * self._lr_factor(place) * planned.lr
             group["weight_decay"] = planned.weight_decay(place)
+        if not watch:
+            # A smaller last batch would take a graph, and its memory, for one step of an epoch.
+            run = self._captured if len(labels) == self.settings.batch_size else self._run
+            return run(images, labels)
         drawn = generator().bit_generator.state
-        self.optimizer.zero_grad()
-        logits, loss = self.objective(self.model, Tensor(images), labels)
-        if self.settings.product_decay:
-            loss = loss + product_norm(self.model) * (self.settings.product_decay / 2)
-        if watch and any(self.world.largest(not math.isfinite(loss.data))):
+        loss, logits = self._forward(images, labels)
+        if any(self.world.largest(not math.isfinite(loss.data))):
             generator().bit_generator.state = drawn
-            where = explain_loss(self.model, images, labels)  # on all ranks, for batch norm may need all
+            where = explain_loss(self.model, self._narrowed(images), labels)  # on all ranks: batch norm may need all
             lost = not math.isfinite(loss.data)
             raise Lost(
                 self.world.first(f"the loss became {float(loss.data)}" if lost else ""),
                 self.world.first(where if lost else ""),
             )
-        if self.loss_scale is None:
-            self._gradients.backward(loss, len(labels))
-        elif not self._backward_scaled(loss, len(labels)):
-            return loss, logits
-        if self.settings.clip_norm:
-            clip_grad_norm(self.model.parameters(), self.settings.clip_norm)
-        self.optimizer.step()
+        self._backward(loss, len(labels))
+        self.need_scale()
         return loss, logits
 
-    def _backward_scaled(self, loss: Tensor, images: int) -> bool:
-        """Backward of the scaled loss; whether all ranks' gradients are finite, and then those of the loss itself."""
-        scale = self.loss_scale
-        with np.errstate(over="ignore", invalid="ignore"):
-            self._gradients.backward(loss * scale.scale, images)
-        finite = not any(self.world.largest(not scale.unscale(self.model.parameters())))
-        scale.update(finite)
-        if scale.exhausted:
+    def need_scale(self) -> None:
+        """Raise Lost where gradients were not finite at any scale of the loss. Waits for the device."""
+        if self.loss_scale is not None and self.loss_scale.exhausted:
             raise Lost(
                 "the gradients are not finite in float16",
-                f"no scale of the loss helps, down to {2 * scale.scale:g}; {self._lost_gradient()}",
+                f"no scale of the loss helps, down to {2 * self.loss_scale.scale:g}; {self._lost_gradient()}",
             )
-        return finite
+
+    def _run(self, images: Array, labels: Array) -> tuple[Tensor, Tensor]:
+        """A step that waits for nothing: loss and logits."""
+        loss, logits = self._forward(images, labels)
+        self._backward(loss, len(labels))
+        return loss, logits
+
+    def _narrowed(self, images: Array) -> Array:
+        return images if self._dtype is None else images.astype(self._dtype)
+
+    def _forward(self, images: Array, labels: Array) -> tuple[Tensor, Tensor]:
+        self.optimizer.zero_grad()
+        logits, loss = self.objective(self.model, Tensor(self._narrowed(images)), labels)
+        if self.settings.product_decay:
+            loss = loss + product_norm(self.model) * (self.settings.product_decay / 2)
+        return loss, logits
+
+    def _backward(self, loss: Tensor, images: int) -> None:
+        """Gradients of the mean loss over all ranks' images, and the move along them."""
+        scale, parameters, finite = self.loss_scale, list(self.model.parameters()), None
+        if scale is None:
+            self._gradients.backward(loss, images)
+        else:
+            with np.errstate(over="ignore", invalid="ignore"):
+                self._gradients.backward(loss * scale.factor, images)
+            # All ranks have the same sums of gradients, and so the same answer.
+            finite = scale.unscale(parameters)
+            scale.update(finite)
+        if self.settings.clip_norm:
+            clip_grad_norm(parameters, self.settings.clip_norm)
+        self.optimizer.step(where=finite)
 
     def _lost_gradient(self) -> str:
         """The parameter nearest the output whose gradient holds NaN or infinity, in words."""

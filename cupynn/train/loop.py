@@ -265,6 +265,7 @@ class _Run:
                     so_far = self.running.score()
                     if not math.isfinite(so_far.loss):
                         raise Lost(f"the loss became {so_far.loss}")
+                    self.descent.need_scale()
                     self.line.show(progress, whole, self._images(), so_far)
                     looked = time.perf_counter()
                 if self.events and self.events.due(self._steps_in_all()):
@@ -313,6 +314,7 @@ class _Run:
         loss = self.running.over(self.world).score().loss
         if not math.isfinite(loss):
             raise Lost(f"the loss became {loss}")
+        self.descent.need_scale()
         if name := lost_array(self.model):
             raise Lost(f"{name} is no longer finite")
 

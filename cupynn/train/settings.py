@@ -44,6 +44,8 @@ class Settings:
     lighting: deviation of the random colour along ImageNet's principal components; 0 for none.
     seed: of order, augmentation and dropout. The weights are drawn before, when the model is made.
     workers: threads that read and augment batches ahead; they change no number.
+    cuda_graph: on a GPU the step of a whole batch is recorded once and launched as one CUDA graph, see
+        `cupynn.captured`; it changes no number. With several ranks and on the CPU steps just run.
     keep: how many checkpoints are kept besides the best weights; 0: none are written. One is written before the first
         step, after each epoch, after every `checkpoint_steps` steps of an epoch (0: no such ones), and once
         `checkpoint_seconds` have passed since the last one.
@@ -81,6 +83,7 @@ class Settings:
     checkpoint_steps: int = 0
     precision: str = "float32"
     synchronise_batch_norm: bool = False
+    cuda_graph: bool = False
     groups: tuple[Group, ...] = ()
 
     def __post_init__(self) -> None:

@@ -75,7 +75,7 @@ def test_every_setting_is_an_option_and_is_stored(tmp_path, run):
     options = "--epochs 1 --batch-size 300 --lr 0.01 --momentum 0.8 --no-nesterov --weight-decay 0.001 "
     options += "--no-decay-biases --schedule multistep --milestones 0.5 0.75 --milestone-factor 0.5 --warm-up 0.25 "
     options += "--warm-up-from 0.2 --clip-norm 3 --label-smoothing 0.1 --crop 1 --flip --seed 3 --workers 1 --keep 1 "
-    options += "--checkpoint-seconds 30 --checkpoint-steps 4 --synchronise-batch-norm --precision float16 "
+    options += "--checkpoint-seconds 30 --checkpoint-steps 4 --synchronise-batch-norm --cuda-graph --precision float16 "
     status, _, errors = run(f"train {NETWORK} --epochs 1 --device cpu --run {tmp_path / 'teacher'}")
     assert status == 0, errors
     options += f"--teacher {tmp_path / 'teacher'} --temperature 3 --teacher-weight 0.4 --product-decay 1e-4 --frozen 1"
@@ -87,7 +87,7 @@ def test_every_setting_is_an_option_and_is_stored(tmp_path, run):
         schedule="multistep", milestones=(0.5, 0.75), milestone_factor=0.5, warm_up=0.25, warm_up_from=0.2,
         clip_norm=3.0, label_smoothing=0.1, crop=1, flip=True, seed=3, workers=1, keep=1, checkpoint_seconds=30.0,
         checkpoint_steps=4, teacher=str(tmp_path / "teacher"), temperature=3.0, teacher_weight=0.4, product_decay=1e-4,
-        frozen=("1",), synchronise_batch_norm=True, precision="float16",
+        frozen=("1",), synchronise_batch_norm=True, cuda_graph=True, precision="float16",
     )  # fmt: skip
     assert Settings.from_table(stored) == wanted
     default = Settings()

@@ -14,6 +14,7 @@ from cupynn.kernels import (
     cross_entropy,
     cross_layer,
     dropout,
+    gradients,
     im2col,
     pool,
     runtime,
@@ -116,6 +117,8 @@ CALLS = {
         lambda: sgd.step_many(list(maps(2, 50)), list(maps(2, 50)), list(maps(2, 50)), 0.1, 0.9),
         (5 * 4 * 100, 800),
     ),
+    "gradients.square_sum": (lambda: gradients.square_sum(list(maps(2, 50))), (4 * 100, 2 * 100)),
+    "gradients.multiply": (lambda: gradients.multiply(list(maps(2, 50)), np.ones(())), (8 * 100, 100)),
 }
 
 

@@ -108,7 +108,8 @@ def test_a_step_that_overflows_is_left_out(images):
         assert descent.loss_scale.scale == scale / 2
         for name, parameter in model.named_parameters():
             np.testing.assert_array_equal(parameter.data, before[name])
-        assert not any(velocity is not None for velocity in descent.optimizer.state_dict()["velocities"])
+        velocities = descent.optimizer.state_dict()["velocities"]
+        assert not any(velocity.any() for velocity in velocities)
     assert 3 <= skipped <= 15 and descent.loss_scale.scale == scale
     assert all((parameter.data != before[name]).any() for name, parameter in model.named_parameters())
 
@@ -128,24 +129,6 @@ def test_gradients_are_those_of_the_loss(images):
     for ours, theirs in zip(*results, strict=True):
         # the smallest float16 has few digits: its last one is 2^-24, divided by the scale
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=64 * 2.0**-24 / 1024)
-
-
-def test_another_ranks_overflow_is_everybodys(images):
-    class Pair(World):
-        def largest(self, *numbers):
-            return tuple(max(number, self.others) for number in numbers)
-
-    world = Pair()
-    model = network()
-    training_mode(model)
-    world.others = 0.0
-    descent = Descent(model, SETTINGS, None, world)
-    pixels, labels = next(iter(data.batches(images, 10)))
-    before, world.others = arrays(model), 1.0
-    descent.step(pixels, labels, 0.0, watch=False)
-    assert descent.loss_scale.scale == loss_scale.START / 2
-    for name, parameter in model.named_parameters():
-        np.testing.assert_array_equal(parameter.data, before[name])
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")

@@ -122,7 +122,12 @@ def test_a_warm_up_reaches_the_optimiser_batch_by_batch(tmp_path, monkeypatch):
     images = ArrayDataset(pixels, np.arange(40) % 3, tuple("abc"), "nothing train", (0.5,), (0.25,))
     seen = []
     step = cupynn.optim.SGD.step
-    monkeypatch.setattr(cupynn.optim.SGD, "step", lambda self: seen.append(self.param_groups[0]["lr"]) or step(self))
+
+    def look(self, **options):
+        seen.append(self.param_groups[0]["lr"])
+        step(self, **options)
+
+    monkeypatch.setattr(cupynn.optim.SGD, "step", look)
     settings = Settings(epochs=2, batch_size=10, lr=0.5, schedule="constant", warm_up=1, warm_up_from=0.2, keep=0)
     fit(model, images, images, settings, RunFolder(tmp_path), quiet=True)
     np.testing.assert_allclose(seen, [0.1, 0.2, 0.3, 0.4, 0.5, 0.5, 0.5, 0.5], rtol=1e-15)

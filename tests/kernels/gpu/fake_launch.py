@@ -13,7 +13,11 @@ from cupynn.kernels.runtime import build, checked, cpu, nvrtc, occupancy
 MOST_BLOCKS = (2**31 - 1, 65535, 65535)  # CUDA C++ Programming Guide, "Technical Specifications per Compute Capability"
 MOST_THREADS = (1024, 1024, 64)
 OLDEST = occupancy.LIMITS[70]
-WITH_ADDRESSES = ("sgd.step_many", "cross_layer")  # kernels that take addresses in tables, which no checker can follow
+WITH_ADDRESSES = (
+    "sgd.step_many",
+    "cross_layer",
+    "gradients",
+)  # kernels that take addresses in tables, which no checker can follow
 
 
 def source_of(code, options):

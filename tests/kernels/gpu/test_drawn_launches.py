@@ -7,6 +7,7 @@ import fake_cupy
 import numpy as np
 import pytest
 
+from cupynn import device
 from cupynn.kernels import (
     batch_norm,
     contract,
@@ -17,6 +18,7 @@ from cupynn.kernels import (
     conv_scaled,
     cross_entropy,
     cross_layer,
+    gradients,
     im2col,
     pool,
     sgd,
@@ -175,6 +177,12 @@ def call_sgd(draw):
     momentum = draw(0, 1) * 0.9
     velocities = [draw.empty(size) if momentum else None for size in sizes]
     sgd.step_many(arrays, arrays, velocities, 0.1, momentum, 1e-4, bool(momentum and draw(0, 1)))
+
+
+def call_gradients(draw):
+    arrays = [draw.empty(draw(1, 3, 1000, 10**6)) for _ in range(draw(1, 2, 5))]
+    gradients.square_sum(arrays)
+    gradients.multiply(arrays, device.asarray(np.ones(())))
 
 
 CALLS = {name.removeprefix("call_"): call for name, call in globals().items() if name.startswith("call_")}

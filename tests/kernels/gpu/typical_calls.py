@@ -15,6 +15,7 @@ from cupynn.kernels import (
     cross_entropy,
     cross_layer,
     dropout,
+    gradients,
     im2col,
     pointwise,
     pool,
@@ -103,6 +104,9 @@ def call_all(dtype):
         parameter, velocity = wide(10**6), wide(10**6) if momentum else None
         for count in (1, 2):
             sgd.step_many([parameter] * count, [parameter] * count, [velocity] * count, 0.1, momentum, 0.0, nesterov)
+
+    gradients.multiply([wide(10**6)] * 2, device.asarray(np.ones(())))
+    gradients.square_sum([wide(10**6)] * 2)
 
     for group in (2, 4, 8, 16, 32):
         weights = [wide(64 // group, group, group) for _ in range(4)]
