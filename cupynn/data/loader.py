@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from cupynn import device
+from cupynn.data import to_gpu
 from cupynn.data.counter_random import SampleNumbers
 from cupynn.data.dataset import Dataset
 from cupynn.data.transforms import Transform, normalise
@@ -38,6 +39,8 @@ def batches(
     workers: threads that read and augment batches ahead, at most `2 * workers` of them beyond the one last yielded;
     0 reads each batch when it is asked for. What a worker raises is raised where its batch would have come. Leaving
     the loop, in whatever way, ends the threads once the batches in work are done.
+
+    On a GPU a batch is copied beside the computation, one ahead, see to_gpu.py.
 
     start: the first batches to leave out; none of their images is read. What follows is what would have followed.
 
@@ -83,10 +86,16 @@ class Batches:
         return -(-len(self.order) // self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Array, Array]]:
-        for images, labels in self._ahead() if self.workers else map(self._read, range(len(self))):
-            # uint8 crosses to the device, a quarter of float32's bytes, unless a transform made floats of it.
-            on_device = device.asarray(images)
-            yield normalise(on_device, self.dataset.mean, self.dataset.std), device.asarray(labels)
+        read = self._ahead() if self.workers else map(self._read, range(len(self)))
+        if device.default_device() != "cpu":
+            yield from to_gpu.ahead(read, lambda images, labels: (self._normalised(images), labels.copy()))
+            return
+        for images, labels in read:
+            yield self._normalised(images), labels
+
+    def _normalised(self, images: Array) -> Array:
+        # uint8 crosses to the device, a quarter of float32's bytes, unless a transform made floats of it.
+        return normalise(images, self.dataset.mean, self.dataset.std)
 
     def _read(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """Batch `number` on the host: images not yet normalised, and labels."""

@@ -129,6 +129,8 @@ class ndarray:
         if any(isinstance(part, ndarray) and part.dtype == bool for part in _parts(index)):
             fake_streams.waits("boolean index")
         index = unwrap(index, "index")
+        if all(isinstance(part, (int, np.integer)) for part in _parts(index)):
+            index = (*_parts(index), ...)  # a view, also where NumPy gives a scalar
         return made(lambda: self._host[index], (self._host, *arrays_in(index)))
 
     def __setitem__(self, index, value):
@@ -181,7 +183,8 @@ def arrays_in(value):
 
 def made(compute, inputs):
     """What an operation returns, wrapped: new arrays are device memory that it writes; views take no operation."""
-    result = compute()
+    with np.errstate(all="ignore"):
+        result = compute()
     if isinstance(result, np.generic):
         result = np.asarray(result)
     many = isinstance(result, (tuple, list))
@@ -303,24 +306,20 @@ class Function:
         inputs = arrays_in((args, options))
         changed = out._host if out is not None else args[0] if self.__name__ in IN_PLACE else None
         if changed is not None:
-            fake_streams.perform(lambda: self._call(args, options), inputs, (changed,))
+            fake_streams.perform(lambda: self.numpys(*args, **options), inputs, (changed,))
             return out
         if self.__name__ in ("empty", "empty_like"):
-            result = self._call(args, options)
+            result = self.numpys(*args, **options)
             if module.executes:
                 result.view(np.uint8 if result.ndim else result.dtype)[...] = 0xFF if result.ndim else np.nan
             fake_streams.allocated(result)
             return wrap(result)
         if from_host:
-            host = np.array(self._call(args, options))  # a copy, never host memory that the caller still holds
+            host = np.array(self.numpys(*args, **options))  # a copy, never host memory that the caller still holds
             return made(host.copy, ())
-        if self.__name__ in ("asarray", "ascontiguousarray") and self._call(args, options) is inputs[0]:
+        if self.__name__ in ("asarray", "ascontiguousarray") and self.numpys(*args, **options) is inputs[0]:
             return given[0]
-        return made(lambda: self._call(args, options), inputs)
-
-    def _call(self, args, options):
-        with np.errstate(all="ignore"):
-            return self.numpys(*args, **options)
+        return made(lambda: self.numpys(*args, **options), inputs)
 
     def __getattr__(self, method):
         return Function(method, getattr(self.numpys, method))
