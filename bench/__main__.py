@@ -19,6 +19,7 @@ BENCHES = {
     "kernels": "every other kernel beside its floor",
     "contraction": "contractions of ExpandNets and DO-Conv, beside their floor, a BLAS and PyTorch",
     "do_conv": "DO-Conv by kernel composition, beside the authors' way in PyTorch",
+    "precision": "training steps in float16 and bfloat16: time and tape beside float32's",
     "loader": "the data pipeline with 0, 1 and 2 worker threads",
 }
 STUDIES = {  # they train networks and time nothing

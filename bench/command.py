@@ -32,9 +32,15 @@ def find_torch() -> ModuleType | None:
     return torch
 
 
-def report(options: argparse.Namespace, what: str, rows: list[dict], ceilings: Ceilings | None = None) -> None:
+def report(
+    options: argparse.Namespace,
+    what: str,
+    rows: list[dict],
+    ceilings: Ceilings | None = None,
+    precision: str = "float32",
+) -> None:
     """Print the table, under a line that says how it was measured; write the JSON that was asked for."""
-    how = f"{what}, float32, {counted(THREADS, 'thread')}, {counted(options.rounds, 'round')}"
+    how = f"{what}, {precision}, {counted(THREADS, 'thread')}, {counted(options.rounds, 'round')}"
     print(table(rows, how if ceilings is None else f"{how}, {ceilings}"))
     if options.json:
         figures = {"machine": machine(), "bench": options.name, "batch": options.batch, "rounds": options.rounds}
