@@ -22,7 +22,7 @@ test-modes: $(VENV)/installed-dev
 	CUPYNN_KERNELS=checked $(BIN)/python -m pytest -n auto tests/kernels tests/ops tests/nn tests/reparam
 	@# The tests that need a GPU, on a stand-in for CuPy that runs every launch under the checker with a GPU's blocks.
 	PYTHONPATH=tests/kernels/gpu $(BIN)/python -m pytest -n auto -p fake_gpu -m gpu tests/autograd tests/kernels \
-	  tests/ops tests/nn tests/optim
+	  tests/ops tests/nn tests/optim tests/train
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

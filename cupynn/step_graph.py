@@ -90,7 +90,8 @@ class CapturedStep:
         if self._calls[shapes] <= WARM_UP:
             return _each(self._step(*arrays), _leaf)
         if len(self._graphs) == GRAPHS:
-            self._graphs.popitem(last=False)
+            dropped, _ = self._graphs.popitem(last=False)
+            del self._calls[dropped]  # it has to come often again
         graph = self._graphs[shapes] = _Recorded(self._step, arrays)
         return graph.first()
 
@@ -106,7 +107,7 @@ class _Recorded:
         self._pool = cupy.cuda.MemoryPool()  # nobody else gets memory that the step frees on its way
         self._arguments = [array.copy() for array in arrays]
         self._host = Recording()
-        stream = cupy.cuda.Stream(non_blocking=True)
+        self._stream = stream = cupy.cuda.Stream(non_blocking=True)
         with self._host, stream, cupy.cuda.using_allocator(self._pool.malloc), _no_uploads(cupy):
             stream.begin_capture()
             try:

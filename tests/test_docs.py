@@ -67,3 +67,10 @@ def test_the_code_on_the_page_of_graphs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     exec(code, {"cupynn": cupynn, "images": cupynn.tensor(np.ones((2, 3, 32, 32), np.float32))})
     assert (tmp_path / "tape.svg").stat().st_size and (tmp_path / "both.html").stat().st_size
+
+
+def test_the_code_on_the_page_of_the_gpu():
+    (code,) = re.findall(r"```python\n(.*?)```", (DOCS / "gpu.md").read_text(), re.S)
+    names = {}
+    exec(code, names)
+    assert names["loss"].shape == () and names["loss"].record is None

@@ -47,7 +47,8 @@ class Descent:
             raise ValueError(f"fit: {type(model).__name__} has no parameter to train; frozen is {settings.frozen}")
         if settings.product_decay:
             product_norm(model)  # what it refuses, before anything is written
-        self._gradients = GradientSum(model.parameters(), world)
+        self._parameters = list(model.parameters())
+        self._gradients = GradientSum(self._parameters, world)
         self._groups = plan(model, settings.groups, settings.weight_decay, settings.decay_biases)
         self._lr_factor = settings.lr_factor()
         self.optimizer = SGD(
@@ -121,17 +122,17 @@ class Descent:
 
     def _backward(self, loss: Tensor, images: int) -> None:
         """Gradients of the mean loss over all ranks' images, and the move along them."""
-        scale, parameters, finite = self.loss_scale, list(self.model.parameters()), None
+        scale, finite = self.loss_scale, None
         if scale is None:
             self._gradients.backward(loss, images)
         else:
             with np.errstate(over="ignore", invalid="ignore"):
                 self._gradients.backward(loss * scale.factor, images)
             # All ranks have the same sums of gradients, and so the same answer.
-            finite = scale.unscale(parameters)
+            finite = scale.unscale(self._parameters)
             scale.update(finite)
         if self.settings.clip_norm:
-            clip_grad_norm(parameters, self.settings.clip_norm)
+            clip_grad_norm(self._parameters, self.settings.clip_norm)
         self.optimizer.step(where=finite)
 
     def _lost_gradient(self) -> str:

@@ -12,7 +12,7 @@ from cupynn.autograd import Function
 from cupynn.data import ArrayDataset
 from cupynn.distributed import World
 from cupynn.optim import Group, loss_scale
-from cupynn.train import Diverged, RunFolder, Settings, fit
+from cupynn.train import Diverged, RunFolder, Settings, fit, loop
 from cupynn.train.descent import Descent
 from cupynn.transfer import training_mode
 
@@ -108,6 +108,18 @@ def test_a_run(gpu_log, tmp_path):
     assert given == wanted
     for name, array in ours.items():
         np.testing.assert_array_equal(array, weights[name], err_msg=name)
+
+
+def test_more_steps_wait_no_more(gpu_log, tmp_path, monkeypatch):
+    """Of a run in float16 only the loader waits, two batches ahead; loss and accuracy are added up on the device."""
+    monkeypatch.setattr(loop, "LOOK_EVERY", 1e9)
+    found = []
+    for images in (16, 32):
+        fake_cupy.log.clear()
+        settings = dataclasses.replace(SETTINGS, epochs=1, keep=0, precision="float16")
+        fit(network(), dataset(images), dataset(4), settings, RunFolder(tmp_path / str(images)), quiet=True)
+        found.append(sorted(place for _, place in gpu_log.waits if not place.startswith("to_gpu.")))
+    assert found[0] == found[1]
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
