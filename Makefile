@@ -2,12 +2,13 @@
 #             another network of `cupynn models`
 # make test   lint and the whole test suite; make test-modes runs it with references, under the checker, and
 #             what needs a GPU on a stand-in for one
-# Both make .venv and install what they need. Another Python: make demo PYTHON=python3.12
+# make gpu    tests, compute-sanitizer and benchmarks on an NVIDIA GPU; figures in bench/results/gpu-NAME.json
+# They make .venv and install what they need. Another Python: make demo PYTHON=python3.12
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-modes lint clean
+.PHONY: demo test test-modes gpu lint clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/installed-demo
@@ -23,6 +24,11 @@ test-modes: $(VENV)/installed-dev
 	@# The tests that need a GPU, on a stand-in for CuPy that runs every launch under the checker with a GPU's blocks.
 	PYTHONPATH=tests/kernels/gpu $(BIN)/python -m pytest -n auto -p fake_gpu -m gpu tests/autograd tests/kernels \
 	  tests/ops tests/nn tests/optim tests/train
+
+# PYTHON itself is used where its CuPy works on the GPU and has what the tests need: nothing is installed then. A Python
+# that has PyTorch with CUDA is worth naming: make gpu PYTHON=/path/to/python, for then it is timed, too.
+gpu:
+	@PYTHON='$(PYTHON)' VENV='$(VENV)' sh bench/gpu/make_gpu.sh
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

@@ -22,15 +22,19 @@ BENCHES = {
     "precision": "training steps in float16 and bfloat16: time and tape beside float32's",
     "loader": "the data pipeline with 0, 1 and 2 worker threads",
 }
+ON_A_GPU = {
+    "gpu": "every kernel and training steps on an NVIDIA GPU, beside its ceilings, PyTorch and torch.compile",
+}
 STUDIES = {  # they train networks and time nothing
     "distillation": "SmallNet-7, plain and expanded, on few digits with and without a teacher, over 5 seeds",
 }
+ALL = BENCHES | ON_A_GPU | STUDIES
 
 
 def main() -> int:
-    if len(sys.argv) < 2 or sys.argv[1] not in BENCHES | STUDIES:
+    if len(sys.argv) < 2 or sys.argv[1] not in ALL:
         print("python -m bench NAME [--help]\n")
-        for name, what in (BENCHES | STUDIES).items():
+        for name, what in ALL.items():
             print(f"  {name:12} {what}")
         return 0 if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help") else 2
     importlib.import_module(f"bench.{sys.argv[1]}").main(sys.argv[2:])

@@ -79,14 +79,10 @@ def chain(sizes: tuple[int, ...], torch) -> tuple[dict, dict, dict]:
         "BLAS": lambda: blas_backward(grad, first, second, groups),
     }
     if torch:
+        from bench.peers.torch_contraction import contracted
+
         leaves = [torch.from_numpy(array).requires_grad_() for array in (first, second)]
-        given = torch.from_numpy(grad).view(groups, o, i, *grad.shape[2:]).transpose(0, 1).reshape(o, groups * i, -1)
-
-        def run():
-            images = leaves[1].view(groups, o, p, b, b).transpose(0, 1).reshape(o, groups * p, b, b)
-            return torch.nn.functional.conv_transpose2d(images, leaves[0], groups=groups)
-
-        _torch_passes(forward, backward, run, leaves, given.view(run().shape), torch)
+        _torch_passes(forward, backward, lambda: contracted(*leaves, groups), leaves, torch.from_numpy(grad), torch)
     return contract.cost(first.shape, second.shape, groups), forward, backward
 
 
@@ -102,12 +98,10 @@ def composition(channels: tuple[int, int], torch) -> tuple[dict, dict, dict]:
         "BLAS": lambda: contract.reference_compose_backward(grad, d, w),
     }
     if torch:
+        from bench.peers.torch_contraction import composed
+
         leaves = [torch.from_numpy(array).requires_grad_() for array in (d, w)]
-
-        def run():
-            return torch.einsum("ims,ois->oim", *leaves)
-
-        _torch_passes(forward, backward, run, leaves, torch.from_numpy(grad), torch)
+        _torch_passes(forward, backward, lambda: composed(*leaves), leaves, torch.from_numpy(grad), torch)
     return contract.compose_cost(d.shape, w.shape), forward, backward
 
 

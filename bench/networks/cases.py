@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +18,8 @@ class Case:
 
     builder: str
     options: dict[str, Any] = field(default_factory=dict)
+    side: int = IMAGE[1]  # of the images
+    classes: int = CLASSES
 
     @property
     def expanded(self) -> bool:
@@ -34,7 +37,8 @@ class Case:
 
     def compact(self) -> Case:
         """The network that this one contracts to."""
-        return Case(self.builder, {key: value for key, value in self.options.items() if key not in ("expand", "rate")})
+        compact = {key: value for key, value in self.options.items() if key not in ("expand", "rate")}
+        return dataclasses.replace(self, options=compact)
 
 
 def _smallnets() -> dict[str, Case]:
@@ -57,7 +61,18 @@ CASES = {
 }
 
 
-def batch_of(count: int, side: int = IMAGE[1]) -> tuple[np.ndarray, np.ndarray]:
+# Of `bench gpu`: the papers' networks on images of the papers' size.
+GPU_CASES = {
+    "ResNet-18": Case("resnet", {"depth": 18}, 224, 1000),
+    "ResNet-18+WHE": Case("resnet", {"depth": 18, "whe": 16}, 224, 1000),
+    "MobileNetV2": Case("mobilenet_v2", {}, 224, 1000),
+    "DelugeNet-146": CASES["DelugeNet-146"],
+    "SeqResNet 1.2M": CASES["SeqResNet 1.2M"],
+    "MobileNet+CL r=4": Case("mobilenet_v1", {"expand": "cl", "rate": 4}, 224, 1000),
+}
+
+
+def batch_of(count: int, side: int = IMAGE[1], classes: int = CLASSES) -> tuple[np.ndarray, np.ndarray]:
     """Random images and labels."""
     rng = np.random.default_rng(0)
-    return rng.standard_normal((count, IMAGE[0], side, side), dtype=np.float32), rng.integers(0, CLASSES, count)
+    return rng.standard_normal((count, IMAGE[0], side, side), dtype=np.float32), rng.integers(0, classes, count)

@@ -18,7 +18,7 @@ from collections.abc import Callable
 import numpy as np
 
 from bench.command import find_torch
-from bench.networks.cases import CASES, batch_of
+from bench.networks.cases import CASES, Case, batch_of
 from bench.report import machine
 
 WARM_UP = 2
@@ -110,6 +110,11 @@ def shares(name: str, batch: int) -> dict:
 
 
 def check(name: str, batch: int) -> dict:
+    """`compare` of a network that is timed."""
+    return compare(CASES[name], *batch_of(batch))
+
+
+def compare(case: Case, images: np.ndarray, labels: np.ndarray) -> dict:
     """How far the peer is from our network once it has our weights: largest differences, relative to the largest logit
     or to the gradient's norm, in float64. The weights are those after three steps: by then no layer's are 0."""
     import cupynn
@@ -117,7 +122,6 @@ def check(name: str, batch: int) -> dict:
     from bench.peers import torch_steps
     from cupynn import Tensor, ops
 
-    case, (images, labels) = CASES[name], batch_of(batch)
     undropped = {"dropout": 0.0} if "dropout" in case.options or case.builder == "cifar_seqresnet" else {}
     ours, peer = case.ours(**undropped), case.peer(**undropped)
     if case.builder == "mobilenet_v2":  # its dropout is no option

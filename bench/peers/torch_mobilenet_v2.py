@@ -1,10 +1,10 @@
-"""MobileNet v2 for CIFAR in PyTorch, as torchvision writes it."""
+"""MobileNet v2 for ImageNet or CIFAR in PyTorch, as torchvision writes it."""
 
 from __future__ import annotations
 
 from torch import nn
 
-ROWS = ((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
+ROWS = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
 
 
 def _unit(inputs: int, outputs: int, kernel_size: int = 1, stride: int = 1, groups: int = 1) -> list[nn.Module]:
@@ -24,12 +24,13 @@ class InvertedResidual(nn.Module):
         return x + self.conv(x) if self.is_residual else self.conv(x)
 
 
-def mobilenet_v2(classes: int = 10, cifar: bool = True) -> nn.Module:
-    """Strides of the network for 32x32 images (cifar=True is the only form)."""
-    layers, channels = _unit(3, 32, 3), 32
+def mobilenet_v2(classes: int = 1000, cifar: bool = False) -> nn.Module:
+    """`cifar`: stride 1 in the first convolution and in the blocks of 24 channels, for 32x32 images."""
+    layers, channels = _unit(3, 32, 3, 1 if cifar else 2), 32
     for factor, outputs, count, stride in ROWS:
         for i in range(count):
-            layers.append(InvertedResidual(channels, factor, outputs, stride if i == 0 else 1))
+            strided = i == 0 and not (cifar and outputs == 24)
+            layers.append(InvertedResidual(channels, factor, outputs, stride if strided else 1))
             channels = outputs
     layers += [*_unit(channels, 1280), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.2)]
     return nn.Sequential(*layers, nn.Linear(1280, classes))

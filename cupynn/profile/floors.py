@@ -14,7 +14,7 @@ import numpy as np
 from cupynn.device import default_device
 from cupynn.kernels import runtime
 
-_SOURCE = pathlib.Path(__file__).with_name("ceilings.cu")
+SOURCE = pathlib.Path(__file__).with_name("ceilings.cu")
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,11 @@ def measure() -> Ceilings:
     sums = np.empty(blocks, np.float32)
 
     def copy() -> None:
-        runtime.launch(_SOURCE, "copy<float>", blocks, 1, (source, target, span))
+        runtime.launch(SOURCE, "copy<float>", blocks, 1, (source, target, span))
 
     def multiply_add() -> None:
         kernel = f"multiply_add<float, {lanes}, {chains}>"
-        runtime.launch(_SOURCE, kernel, blocks, 1, (sums, steps, np.float32(0.5)))
+        runtime.launch(SOURCE, kernel, blocks, 1, (sums, steps, np.float32(0.5)))
 
     operations = 2 * blocks * steps * chains * lanes
     return Ceilings(2 * source.nbytes / _shortest(copy), operations / _shortest(multiply_add))

@@ -24,11 +24,10 @@ from cupynn.kernels import (
     winograd,
 )
 
-MAPS = (16, 64, 32, 32)
 
-
-def call_all(dtype):
+def call_all(dtype, images=16, side=32):
     """Make every call, on the default device."""
+    shape = images, 64, side, side
 
     def zeros(*shape):
         return device.asarray(np.zeros(shape, dtype))
@@ -37,7 +36,8 @@ def call_all(dtype):
         """What is float32 where maps are of 16 bits: parameters."""
         return device.asarray(np.zeros(shape, device.compute_dtype(np.dtype(dtype))))
 
-    x, y, small, tiny, channels = zeros(*MAPS), zeros(*MAPS), zeros(16, 64, 16, 16), zeros(16, 64, 2, 2), wide(64)
+    x, y, channels = zeros(*shape), zeros(*shape), wide(64)
+    small, tiny = zeros(images, 64, side // 2, side // 2), zeros(images, 64, 2, 2)
     narrow = x.dtype.itemsize == 2
 
     for relu in (False, True, 6):
@@ -70,13 +70,13 @@ def call_all(dtype):
     pointwise.input_gradient(y, one, g)
     pointwise.weight_gradient(y, x, one, g)
     if not narrow:
-        scale, dx = zeros(16, 8, 64), zeros(*MAPS)
+        scale, dx = zeros(images, 8, 64), zeros(*shape)
         for w in (kernel, one):
             conv_scaled.forward(x, w, y, scale)
             conv_scaled.input_gradient(y, w, dx, scale)
             conv_scaled.weight_gradient(y, x, w, scale)
     im2col.im2col(x, (3, 3), (1, 1), (1, 1), (1, 1))
-    im2col.col2im(wide(16, 576, 1024), x.shape, (3, 3), (1, 1), (1, 1), (1, 1))
+    im2col.col2im(wide(images, 576, side * side), x.shape, (3, 3), (1, 1), (1, 1), (1, 1))
 
     for size, stride in ((3, 1), (3, 2), (5, 1), (5, 2), (7, 1), (7, 2), (9, 1)):
         w = wide(64, 1, size, size)
@@ -91,7 +91,7 @@ def call_all(dtype):
 
     inputs, weight = [x] * 10, wide(10, 64)
     cross_layer.forward(inputs, weight)
-    cross_layer.backward(y, inputs, weight, outputs=[zeros(*MAPS) for _ in inputs])
+    cross_layer.backward(y, inputs, weight, outputs=[zeros(*shape) for _ in inputs])
     cross_layer.centre(x, y, channels, channels, channels)
 
     _, indices = pool.max_forward(x, 3, 2, 1)
