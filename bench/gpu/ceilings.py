@@ -16,6 +16,7 @@ SIDE = 8192  # of the matrices: a product takes some 1.1e12 operations
 # name: bytes of a number, CUDA's number of the type, cuBLAS's number of the type to compute with
 # (library_types.h: CUDA_R_32F, CUDA_R_16F, CUDA_R_16BF; cublas_api.h: CUBLAS_COMPUTE_32F, ..._FAST_TF32)
 PRODUCTS = {"float32": (4, 0, 68), "TF32": (4, 0, 77), "float16": (2, 2, 68), "bfloat16": (2, 14, 68)}
+NEWER = ("TF32", "bfloat16")  # since compute capability 8.0
 
 
 def measure(gpu: Gpu, rounds: int, seconds: float) -> Iterator[dict]:
@@ -24,6 +25,8 @@ def measure(gpu: Gpu, rounds: int, seconds: float) -> Iterator[dict]:
     yield from _timed(clock, "copy", "bytes", lambda: _copy(gpu), rounds, seconds)
     yield from _timed(clock, "multiply-add", "operations", lambda: _multiply_add(gpu), rounds, seconds)
     for name in PRODUCTS:
+        if name in NEWER and float(gpu.capability) < 8:
+            continue
         yield from _timed(clock, f"{name} product", "operations", lambda name=name: _product(name), rounds, seconds)
 
 

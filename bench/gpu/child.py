@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from types import ModuleType
 
 from bench.gpu import ceilings, found, steps, timed
+from bench.gpu.layer import allow_tf32
 from cupynn import device
 
 
@@ -30,13 +31,17 @@ def rows_of(task: str, given: dict) -> Iterator[dict]:
 
 
 def cuda_torch() -> ModuleType | None:
-    """PyTorch, where it is installed and works on this GPU."""
+    """PyTorch, where it is installed and works on this GPU: float32 is float32, and cuDNN tries its algorithms."""
     try:
         import torch
 
-        return torch if torch.cuda.is_available() else None
+        if not torch.cuda.is_available():
+            return None
     except Exception:  # an installation that does not load is none
         return None
+    torch.backends.cudnn.benchmark = True
+    allow_tf32(torch, False)
+    return torch
 
 
 if __name__ == "__main__":

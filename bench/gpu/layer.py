@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,8 +32,9 @@ class Pass(NamedTuple):
 class Layer:
     """A kernel's face at work.
 
-    kernel, shape, dtype name it in tables. peer: the function of bench/peers/torch_layers.py that computes the same
-    output from `inputs`; its options. grad: the output's gradient; None for that of a scalar, 1.
+    kernel, shape, dtype name it in tables; dtype "TF32" is float32 whose factors may be rounded to TF32.
+    peer: the function of bench/peers/torch_layers.py that computes the same output from `inputs`; its options.
+    grad: the output's gradient; None for that of a scalar, 1.
     fused: whether torch.compile has several operations to join.
     """
 
@@ -54,12 +56,12 @@ class Torch:
         self.torch, self.where = torch, where
 
     def tensors(self, layer: Layer) -> list:
-        """The layer's inputs as leaves. Where activations have 16 bits so has everything, as autocast makes it."""
-        kind, leaves = getattr(self.torch, layer.dtype), []
-        for array in layer.inputs:
-            tensor = self.tensor(array)
-            leaves.append(tensor.to(kind).requires_grad_() if tensor.is_floating_point() else tensor)
-        return leaves
+        """The layer's inputs as leaves. Where activations have 16 bits so have weights, as autocast makes it; what is
+        one number for each channel stays float32."""
+        leaves = [self.tensor(array) for array in layer.inputs]
+        kind = getattr(self.torch, stored_as(layer.dtype))
+        leaves = [leaf.to(kind) if leaf.is_floating_point() and leaf.ndim > 1 else leaf for leaf in leaves]
+        return [leaf.requires_grad_() if leaf.is_floating_point() else leaf for leaf in leaves]
 
     def tensor(self, array: Array) -> Any:
         values = device.to_numpy(array)
@@ -95,7 +97,22 @@ class Torch:
             passes[each.name] = lambda output=output, wanted=wanted, grad=grad: torch.autograd.grad(
                 output, wanted, grad, retain_graph=True
             )
-        return passes
+        if layer.dtype != "TF32":
+            return passes
+
+        def rounding(run: Run) -> Any:
+            allow_tf32(torch, True)
+            try:
+                return run()
+            finally:
+                allow_tf32(torch, False)
+
+        return {name: partial(rounding, run) for name, run in passes.items()}
+
+
+def allow_tf32(torch: Any, allowed: bool) -> None:
+    """Whether PyTorch may round factors of float32 products and convolutions to TF32."""
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = allowed
 
 
 _numbers = np.random.default_rng(0)
@@ -108,6 +125,10 @@ def normal(*shape: int, dtype: str = "float32") -> Array:
     begin = int(_numbers.integers(_pool.size // 2))
     values = np.resize(_pool[begin : begin + _pool.size // 2], shape)
     return device.asarray(values.astype(device.dtype_named(dtype), copy=False))
+
+
+def stored_as(dtype: str) -> str:
+    return "float32" if dtype == "TF32" else dtype
 
 
 def size_of(dtype: str) -> int:

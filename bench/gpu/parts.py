@@ -38,7 +38,7 @@ class Part:
 
 def parts() -> list[Part]:
     """All of them, in their order: ceilings, kernels, networks."""
-    heavy = {"conv 3x3": 3.0}
+    heavy = {"conv 3x3": 3.0, "conv 1x1": 2.0, "WHE": 2.0, "cross-layer": 2.0, "batch norm": 2.0}
     found = [Part("ceilings", "ceilings", 2.0)]
     found += [Part(name, "kernels", heavy.get(name, 1.0), {"name": name}) for name in FAMILIES]
     return found + [Part(name, "network", 3.0, {"name": name}) for name in GPU_CASES]

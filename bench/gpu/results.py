@@ -6,7 +6,7 @@ kernels    rows {kernel, layer, pass, dtype, shape, bytes, operations, seconds, 
            kernel is the layer and the method that computes it; eager_seconds, to_eager, compile_seconds, to_compile
            where PyTorch was timed; "failed", "eager" or "compile" say why there is no time
 networks   rows {network, precision, batch, image, parameters, seconds, images_per_second, peak_bytes, pool_bytes}, and
-           eager_..., eager_tf32_..., compile_... as for kernels
+           captured_..., eager_..., compile_... as for kernels
 parts      how each part ended: done, failed, stopped (it took too long), skipped (no time was left)
 compiling  the same of the first pass over all parts, which only compiles
 """
@@ -84,22 +84,27 @@ class Results:
         short = [each for each in self.figures["parts"] if each["state"] in ("skipped", "stopped")]
         return [f"{each['part']}: {each['state']}, {each['why']}" for each in short]
 
+    @property
+    def uncompiled(self) -> list[str]:
+        """Which parts were not compiled ahead, in lines: torch.compile is not timed, or not for all of them."""
+        short = [each for each in self.figures["compiling"] if each["state"] != "done"]
+        return [f"{each['part']}: {each['state']}, {each['why']}" for each in short]
+
 
 def rates(ceilings: list[dict]) -> dict[str, float]:
-    """{"bytes": the copy's rate, "operations": the higher one of float32}, as far as they are known."""
+    """What is known of {"bytes": the copy's rate, "operations": the higher one of float32}, and ceilings by name."""
     known = {row["name"]: row["per_second"] for row in ceilings if "per_second" in row}
-    found = {"bytes": known["copy"]} if "copy" in known else {}
     plain = [known[name] for name in ("multiply-add", "float32 product") if name in known]
-    return found | ({"operations": max(plain)} if plain else {})
+    found = {"bytes": known["copy"]} if "copy" in known else {}
+    return known | found | ({"operations": max(plain)} if plain else {})
 
 
-def beside_floor(row: dict, ceilings: dict[str, float]) -> dict:
-    """What a kernel's row says of its floor: the longer of bytes at the copy's rate and operations at float32's.
-
-    A kernel that multiplies on tensor cores may take less than that floor's operations.
-    """
-    if "seconds" not in row or len(ceilings) < 2:
+def beside_floor(row: dict, rates: dict[str, float]) -> dict:
+    """What a kernel's row says of its floor: the longer of bytes at the copy's rate and operations at float32's, or at
+    that of the row's `peak`, where it multiplies on tensor cores."""
+    most = rates.get(row.get("peak", "operations"))
+    if "seconds" not in row or most is None or "bytes" not in rates:
         return {}
-    each = {bound: row[bound] / ceilings[bound] for bound in ("bytes", "operations")}
+    each = {"bytes": row["bytes"] / rates["bytes"], "operations": row["operations"] / most}
     bound = max(each, key=each.get)
     return {"floor_seconds": each[bound], "of_floor": each[bound] / row["seconds"], "bound": bound}

@@ -34,17 +34,18 @@ def save(figures: dict, path: pathlib.Path) -> list[pathlib.Path]:
 
 
 def points(figures: dict) -> list[dict]:
-    """The fastest method of each float32 kernel: name, layer, pass, operations per byte, operations per second.
+    """The fastest method of each kernel in float32, and what runs on tensor cores: name, layer, pass, intensity
+    (operations per byte), rate (operations per second).
 
     Raises ValueError where ceilings or kernels are missing.
     """
-    if len(rates(figures["ceilings"])) < 2:
+    if not {"bytes", "operations"} <= rates(figures["ceilings"]).keys():
         raise ValueError("the device's ceilings are not known")
     best: dict[tuple, dict] = {}
     for row in figures["kernels"]:
-        if "seconds" not in row or not row["operations"] or row["dtype"] != "float32":
+        if "seconds" not in row or not row["operations"] or not (row["dtype"] == "float32" or "peak" in row):
             continue
-        layer = row["layer"], row["shape"], row["pass"]
+        layer = row["layer"], row["shape"], row["dtype"], row["pass"]
         if layer not in best or row["seconds"] < best[layer]["seconds"]:
             best[layer] = row
     if not best:
@@ -52,7 +53,7 @@ def points(figures: dict) -> list[dict]:
     return [
         {
             "name": _named(row),
-            "layer": (row["layer"], row["shape"]),
+            "layer": (row["layer"], row["shape"], row["dtype"]),
             "pass": row["pass"],
             "intensity": row["operations"] / row["bytes"],
             "rate": row["operations"] / row["seconds"],
@@ -63,8 +64,10 @@ def points(figures: dict) -> list[dict]:
 
 def _named(row: dict) -> str:
     """The kernel, and of maps (N, C, H, W) the channels and the side."""
-    sizes = row["shape"].split("x")
-    return f"{row['kernel']} {sizes[1]}@{sizes[2]}" if len(sizes) == 4 and sizes[2] == sizes[3] else row["kernel"]
+    sizes, name = row["shape"].split("x"), row["kernel"]
+    if len(sizes) == 4 and sizes[2] == sizes[3]:
+        name += f" {sizes[1]}@{sizes[2]}"
+    return name if row["dtype"] == "float32" else f"{name} {row['dtype']}"
 
 
 def draw(figure: Any, theme: Theme, figures: dict) -> None:
@@ -103,9 +106,7 @@ def draw(figure: Any, theme: Theme, figures: dict) -> None:
     axes.set_xlabel("operations per byte that must be moved")
     axes.set_ylabel("operations per second")
     gpu = figures["machine"]["gpu"]["name"]
-    axes.set_title(
-        f"{figures.get('sample', '')}{gpu}: float32 kernels, copy {bandwidth / 1e9:.0f} GB/s, ridge {ridge:.1f}"
-    )
+    axes.set_title(f"{figures.get('sample', '')}{gpu}: kernels, copy {bandwidth / 1e9:.0f} GB/s, ridge {ridge:.1f}")
     axes.legend(loc="lower right")
     figure.canvas.draw()  # where everything is, is known now
     _names(figure, axes, theme, found, named, roofs)

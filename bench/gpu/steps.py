@@ -1,55 +1,67 @@
 """Whole training steps: ours by the library's own training loop, PyTorch's eager and compiled, and their memory.
 
 A step is zero_grad, forward, cross-entropy, backward and SGD with Nesterov momentum and weight decay. With float16 and
-bfloat16 ours stores activations so, and PyTorch runs under autocast, with a loss scale for float16. Expanded networks
-train through the contracted kernel here and layer by layer in PyTorch, as the papers' authors run them.
+bfloat16 ours stores activations so, and PyTorch runs under autocast, with a loss scale for float16; with TF32 both may
+round factors of convolutions to it, with float32 neither does. Expanded networks train through the contracted kernel
+here and layer by layer in PyTorch, as the papers' authors run them.
 """
 
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
+import cupynn
 from bench.gpu.clock import Clock
+from bench.gpu.convolutions import TENSOR_CORES
+from bench.gpu.layer import allow_tf32
 from bench.gpu.timed import tried
 from bench.networks.cases import GPU_CASES, Case, batch_of
 from cupynn import device
 from cupynn.distributed import World
+from cupynn.kernels import conv
 from cupynn.train import Settings
 from cupynn.train.descent import Descent
 
-PRECISIONS = ("float32", "float16", "bfloat16")
+PRECISIONS = ("float32", "float16", "TF32", "bfloat16")
 LR, MOMENTUM, DECAY = 0.01, 0.9, 5e-4
 Step = Callable[[], Any]
 
 
 def our_step(case: Case, batch: int, precision: str) -> tuple[Step, int]:
     """The step, and how many parameters the network has."""
-    settings = Settings(lr=LR, momentum=MOMENTUM, nesterov=True, weight_decay=DECAY, precision=precision)
+    os.environ["CUPYNN_TF32"] = str(int(precision == "TF32"))
+    conv.choices.clear()  # they were made where that was otherwise
+    stored = "float32" if precision == "TF32" else precision
+    settings = Settings(lr=LR, momentum=MOMENTUM, nesterov=True, weight_decay=DECAY, precision=stored)
     descent = Descent(case.ours(classes=case.classes).train(), settings, None, World())
     images, labels = map(device.asarray, batch_of(batch, case.side, case.classes))
     parameters = sum(parameter.size for parameter in descent.model.parameters())
     return lambda: descent.step(images, labels, 0.0, watch=False), parameters
 
 
-def peer_step(torch: ModuleType, case: Case, batch: int, precision: str, compiled: bool = False, on: str = "cuda"):
-    """PyTorch's step: a function of whether products and convolutions of float32 may be rounded to TF32."""
+def peer_step(
+    torch: ModuleType, case: Case, batch: int, precision: str, compiled: bool = False, on: str = "cuda"
+) -> Step:
+    """PyTorch's step."""
     images, labels = (torch.from_numpy(array).to(on) for array in batch_of(batch, case.side, case.classes))
     model = case.peer(classes=case.classes).to(on).train()
     options = {"lr": LR, "momentum": MOMENTUM, "nesterov": True, "weight_decay": DECAY}
     optimiser = torch.optim.SGD(model.parameters(), **options)
+    narrow = precision in ("float16", "bfloat16")
+    autocast = {"dtype": getattr(torch, precision) if narrow else None, "enabled": narrow}
     scaler = torch.amp.GradScaler(on, enabled=precision == "float16")
-    torch.backends.cudnn.benchmark = True
     if compiled:
         torch._dynamo.reset()  # it gives up on a function that it has compiled too often
         model = torch.compile(model, dynamic=False)
 
-    def step(tf32: bool = False):
-        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
+    def step():
+        allow_tf32(torch, precision == "TF32")
         optimiser.zero_grad()
-        with torch.autocast(on, getattr(torch, precision), enabled=precision != "float32"):
+        with torch.autocast(on, **autocast):
             loss = torch.nn.functional.cross_entropy(model(images), labels)
         scaler.scale(loss).backward()
         scaler.step(optimiser)
@@ -59,14 +71,22 @@ def peer_step(torch: ModuleType, case: Case, batch: int, precision: str, compile
     return step
 
 
+def precisions() -> list[str]:
+    """Those of PRECISIONS that this GPU has: TF32 since compute capability 8.0."""
+    import cupy
+
+    new = TENSOR_CORES in conv.METHODS and int(cupy.cuda.Device().compute_capability) >= 80
+    return [each for each in PRECISIONS if new or each != "TF32"]
+
+
 def warm(name: str, batch: int, torch: ModuleType | None) -> Iterator[dict]:
     """Compile every kernel and, where PyTorch is there, its networks: no times."""
     case = GPU_CASES[name]
-    for precision in PRECISIONS:
+    for precision in precisions():
         tried(lambda precision=precision: our_step(case, batch, precision)[0]())
         cupy_pool().free_all_blocks()
     if torch is not None:
-        for precision in PRECISIONS:
+        for precision in precisions():
             peer_step(torch, case, batch, precision, compiled=True)()
             yield {"compiled": f"{name} {precision}"}
 
@@ -76,7 +96,7 @@ def rows(
 ) -> Iterator[dict]:
     """A row for each precision, given once more when PyTorch's compiled step has been timed beside ours."""
     clock = Clock()
-    for precision in PRECISIONS:
+    for precision in precisions():
         yield from _rows(name, precision, batch, rounds, seconds, torch, f"{name} {precision}" in compiled, clock)
         gc.collect()  # of this precision nothing stays
         cupy_pool().free_all_blocks()
@@ -92,6 +112,12 @@ def _rows(name, precision, batch, rounds, seconds, torch, compiled, clock) -> It
         return
     contenders = {"cupynn": made[0]}
     row |= {"parameters": made[1], **memory}
+    if hasattr(cupynn, "captured"):
+        graph, fault = tried(lambda: recorded(our_step(case, batch, precision)[0]))
+        if fault:
+            row["captured"] = fault
+        else:
+            contenders["captured"] = graph
     if torch is not None:
         peer, fault = tried(lambda: peer_step(torch, case, batch, precision))
         memory, fault = ({}, fault) if fault else tried(lambda: peer_memory(torch, peer))
@@ -100,8 +126,6 @@ def _rows(name, precision, batch, rounds, seconds, torch, compiled, clock) -> It
         else:
             row |= {f"eager_{part}": value for part, value in memory.items()}
             contenders["eager"] = peer
-            if precision == "float32":
-                contenders["eager_tf32"] = lambda: peer(tf32=True)
     row |= _times(clock, contenders, batch, rounds, seconds)
     yield row
     if compiled:
@@ -113,6 +137,14 @@ def _rows(name, precision, batch, rounds, seconds, torch, compiled, clock) -> It
             yield row | {key: value for key, value in found.items() if "compile" in key}
         else:
             yield row | {"compile": fault}
+
+
+def recorded(step: Step) -> Step:
+    """Our step as one CUDA graph, recorded; then the host asks for one launch."""
+    graph = cupynn.captured(step)
+    for _ in range(4):
+        graph()
+    return graph
 
 
 def _times(clock: Clock, contenders: dict[str, Step], batch: int, rounds: int, seconds: float) -> dict:

@@ -55,7 +55,6 @@ def _networks(rows: list[dict]) -> list[dict]:
         line = {key: row[key] for key in ("network", "precision", "image")}
         if "seconds" in row:
             line |= {"ms": row["seconds"] * 1e3, "images/s": round(row["images_per_second"])}
-        line |= {"captured": row["captured_seconds"] * 1e3} if "captured_seconds" in row else {}
         for key, name in (("peak_bytes", "MiB"), ("eager_peak_bytes", "eager MiB")):
             line |= {name: row[key] / 2**20} if key in row else {}
         found.append(line | _peers(row, 1e3))
@@ -65,7 +64,7 @@ def _networks(rows: list[dict]) -> list[dict]:
 def _peers(row: dict, scale: float) -> dict:
     """Times and ratios of PyTorch's ways; why there are none."""
     line, notes = {}, [row["failed"]] if "failed" in row else []
-    for key, name in (("eager", "eager"), ("eager_tf32", "TF32"), ("compile", "compiled")):
+    for key, name in (("captured", "captured"), ("eager", "eager"), ("compile", "compiled")):
         if f"{key}_seconds" in row:
             line |= {name: row[f"{key}_seconds"] * scale, f"to {name}": row[f"to_{key}"]}
         elif key in row:

@@ -10,6 +10,7 @@ from bench.gpu.clock import Clock
 from bench.gpu.layer import Layer, Pass, Run, Torch
 
 FAMILIES = layers.FAMILIES | convolutions.FAMILIES
+TENSOR_CORES = convolutions.TENSOR_CORES
 
 
 def warm(family: str, batch: int, torch: ModuleType | None) -> Iterator[dict]:
@@ -91,6 +92,8 @@ def _beside(
             "bytes": each.cost[0],
             "operations": each.cost[1],
         }
+        if name == TENSOR_CORES:
+            row["peak"] = f"{layer.dtype} product"
         if faults.get(name) or fault:
             answer[name] = row | {"failed": faults.get(name) or fault}
             continue

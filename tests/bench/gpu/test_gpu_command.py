@@ -30,7 +30,7 @@ def test_it_says_what_it_found_and_measures_it(on_stand_in, tmp_path):
     path = tmp_path / "figures.json"
     done, figures = bench(on_stand_in, path, "ceilings,contraction,conv 1x1,MobileNetV2", "--no-compile")
     assert done.returncode == 0, done.stderr + done.stdout
-    assert "Stand-in GPU (compute capability 7.0, 16 GiB)" in done.stdout
+    assert "Stand-in GPU (compute capability 9.0, 16 GiB)" in done.stdout
     assert figures["bench"] == "gpu" and figures["machine"]["gpu"]["name"] == "Stand-in GPU"
     assert figures["batch"] == 1 and 0 < figures["seconds"] < figures["budget_seconds"] == 540
     for kind, keys in ROWS.items():
@@ -101,15 +101,14 @@ def test_rows_are_in_the_file_as_soon_as_they_are_known(tmp_path):
 
 def test_floors():
     ceilings = [{"name": "copy", "per_second": 10.0}, {"name": "multiply-add", "per_second": 100.0}]
-    assert rates(
-        [*ceilings, {"name": "float32 product", "per_second": 120.0}, {"name": "TF32 product", "failed": ""}]
-    ) == {
-        "bytes": 10.0,
-        "operations": 120.0,
-    }
+    more = [{"name": "float32 product", "per_second": 120.0}, {"name": "TF32 product", "per_second": 1000.0}]
+    known = rates([*ceilings, *more, {"name": "float16 product", "failed": "not supported"}])
+    assert known["bytes"] == 10.0 and known["operations"] == 120.0 and "float16 product" not in known
     row = {"seconds": 4.0, "bytes": 20, "operations": 100}
     assert beside_floor(row, rates(ceilings)) == {"floor_seconds": 2.0, "of_floor": 0.5, "bound": "bytes"}
-    assert beside_floor(row, rates(ceilings[:1])) == {}
+    assert beside_floor(row | {"operations": 1000, "bytes": 1}, known)["of_floor"] == 1000 / 120 / 4
+    assert beside_floor(row | {"operations": 1000, "bytes": 1, "peak": "TF32 product"}, known)["of_floor"] == 0.25
+    assert beside_floor(row | {"peak": "float16 product"}, known) == beside_floor(row, rates(ceilings[:1])) == {}
     assert set(KEYS) == set(ROWS)
 
 
