@@ -12,7 +12,6 @@ from bench.gpu.timed import tried
 from cupynn.kernels import runtime
 from cupynn.profile import floors
 
-SIDE = 8192  # of the matrices: a product takes some 1.1e12 operations
 # name: bytes of a number, CUDA's number of the type, cuBLAS's number of the type to compute with
 # (library_types.h: CUDA_R_32F, CUDA_R_16F, CUDA_R_16BF; cublas_api.h: CUBLAS_COMPUTE_32F, ..._FAST_TF32)
 PRODUCTS = {"float32": (4, 0, 68), "TF32": (4, 0, 77), "float16": (2, 2, 68), "bfloat16": (2, 14, 68)}
@@ -27,7 +26,9 @@ def measure(gpu: Gpu, rounds: int, seconds: float) -> Iterator[dict]:
     for name in PRODUCTS:
         if name in NEWER and float(gpu.capability) < 8:
             continue
-        yield from _timed(clock, f"{name} product", "operations", lambda name=name: _product(name), rounds, seconds)
+        yield from _timed(
+            clock, f"{name} product", "operations", lambda name=name: _product(name, gpu), rounds, seconds
+        )
 
 
 def _timed(clock: Clock, name: str, unit: str, make: Callable, rounds: int, limit: float) -> Iterator[dict]:
@@ -65,13 +66,14 @@ def _multiply_add(gpu: Gpu) -> tuple[int, Callable]:
     )
 
 
-def _product(name: str) -> tuple[int, Callable]:
-    """C = A B of random matrices (zeros would take less power and run faster)."""
+def _product(name: str, gpu: Gpu) -> tuple[int, Callable]:
+    """C = A B of random matrices (zeros would take less power and run faster), of 8192 x 8192 on a large device."""
     import cupy
     from cupy_backends.cuda.libs import cublas
 
     size, kind, compute = PRODUCTS[name]
-    numbers = np.resize(np.random.default_rng(0).standard_normal(1 << 21, np.float32), SIDE * SIDE)
+    side = 1024 * max(1, min(8, gpu.multiprocessors // 8))
+    numbers = np.resize(np.random.default_rng(0).standard_normal(1 << 21, np.float32), side * side)
     if name == "bfloat16":  # the upper half of each float32
         host = (numbers.view(np.uint32) >> 16).astype(np.uint16)
     else:
@@ -83,9 +85,9 @@ def _product(name: str) -> tuple[int, Callable]:
 
     def run():
         cublas.gemmEx(
-            *(handle, 0, 0, SIDE, SIDE, SIDE, one.ctypes.data),
-            *(a.data.ptr, kind, SIDE, b.data.ptr, kind, SIDE, zero.ctypes.data),
-            *(c.data.ptr, kind, SIDE, compute, -1),
+            *(handle, 0, 0, side, side, side, one.ctypes.data),
+            *(a.data.ptr, kind, side, b.data.ptr, kind, side, zero.ctypes.data),
+            *(c.data.ptr, kind, side, compute, -1),
         )
 
-    return 2 * SIDE**3, run
+    return 2 * side**3, run
