@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 
@@ -26,9 +27,8 @@ def measure(gpu: Gpu, rounds: int, seconds: float) -> Iterator[dict]:
     for name in PRODUCTS:
         if name in NEWER and float(gpu.capability) < 8:
             continue
-        yield from _timed(
-            clock, f"{name} product", "operations", lambda name=name: _product(name, gpu), rounds, seconds
-        )
+        make = partial(_product, name, gpu)
+        yield from _timed(clock, f"{name} product", "operations", make, rounds, seconds)
 
 
 def _timed(clock: Clock, name: str, unit: str, make: Callable, rounds: int, limit: float) -> Iterator[dict]:

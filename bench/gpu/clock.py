@@ -2,7 +2,8 @@
 
 Kernels: before each run the second-level cache is filled with other bytes ("L2-flushed"), and that goes on until the
 host has had time to issue the whole run, so that what is between the events is the GPU's work and not Python's. Steps:
-nothing is flushed and nothing hides Python, as in training. Contenders take turns, in rotating order.
+nothing is flushed and nothing hides Python, as in training; a turn is a few steps one after another. Contenders take
+turns, in rotating order.
 """
 
 from __future__ import annotations
@@ -10,11 +11,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 
 from bench.timing import Times
 
-MOST_FILLS = 2000
+MOST_FILLS, STEPS = 2000, 3
 HOW = "CUDA events, median of rounds in which contenders take turns; L2 flushed before every run of a kernel"
+HOW += f"; a turn of a network is {STEPS} steps"
 
 
 class Clock:
@@ -34,10 +37,17 @@ class Clock:
         return self._rounds(contenders, fills, rounds, seconds)
 
     def steps(self, contenders: dict[str, Callable[[], object]], rounds: int, seconds: float) -> dict[str, Times]:
-        """The same without flushing."""
+        """The same of training steps, without flushing."""
+
+        def turn(run: Callable[[], object]) -> None:
+            for _ in range(STEPS):
+                run()
+
+        turns = {name: partial(turn, run) for name, run in contenders.items()}
         for run in contenders.values():
             run()
-        return self._rounds(contenders, dict.fromkeys(contenders, 0), rounds, seconds)
+        times = self._rounds(turns, dict.fromkeys(turns, 0), rounds, seconds)
+        return {name: Times([one / STEPS for one in each.seconds]) for name, each in times.items()}
 
     def wait(self) -> None:
         self._cuda.get_current_stream().synchronize()

@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import os
 import pathlib
+import signal
 import sys
 
 from bench.gpu import parts, text
@@ -33,6 +34,7 @@ def main(arguments: list[str]) -> None:
         print(gpu, file=sys.stderr)
         sys.exit(1)
     print(f"GPU: {gpu}", flush=True)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # children are ended, too
     path = pathlib.Path(options.json) if options.json else text.RESULTS / f"gpu-{gpu.file_name}.json"
     results = Results(path, gpu, options.batch, options.budget)
     measure(options, gpu, results)

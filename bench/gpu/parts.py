@@ -62,7 +62,9 @@ class Budget:
 class Child:
     """A process at work on a part; its rows are given to `give` as they come."""
 
-    def __init__(self, part: Part, seconds: float, give: Callable[[dict], None], **arguments: Any) -> None:
+    def __init__(
+        self, part: Part, seconds: float, give: Callable[[dict], None], variables: dict[str, str], **arguments: Any
+    ) -> None:
         self.part, self.seconds, self._give, self._begin = part, seconds, give, time.monotonic()
         self._folder = tempfile.TemporaryDirectory()
         self._output, self._errors = (pathlib.Path(self._folder.name, name) for name in ("output", "errors"))
@@ -70,7 +72,10 @@ class Child:
         command = [sys.executable, "-m", "bench.gpu.child", json.dumps({**part.arguments, **arguments})]
         with self._output.open("w") as output, self._errors.open("w") as errors:
             # a group of its own: what the child has started, as compilers, ends with it
-            self._process = subprocess.Popen(command, stdout=output, stderr=errors, start_new_session=True)
+            environment = os.environ | variables
+            self._process = subprocess.Popen(
+                command, env=environment, stdout=output, stderr=errors, start_new_session=True
+            )
 
     def state(self) -> dict | None:
         """None while it runs; then the part's name, "done", "failed" or "stopped", its seconds, and why."""
@@ -114,7 +119,7 @@ class Child:
 
 def run(part: Part, seconds: float, give: Callable[[dict], None], **arguments: Any) -> dict:
     """Measure a part, for so many seconds at most."""
-    child = Child(part, seconds, give, task=part.kind, **arguments)
+    child = Child(part, seconds, give, {}, task=part.kind, **arguments)
     try:
         while (state := child.state()) is None:
             time.sleep(PAUSE)
@@ -129,12 +134,13 @@ def warm(todo: Iterable[Part], at_once: int, seconds: float, batch: int) -> tupl
     compiled: list[str] = []
     waiting = sorted((part for part in todo if part.kind != "ceilings"), key=lambda part: -part.weight)
     running, states, budget = [], [], Budget(seconds)
+    threads = {"TORCHINDUCTOR_COMPILE_THREADS": str(max(1, (os.cpu_count() or 1) // at_once))}
     try:
         while running or (waiting and budget.left > LEAST):
             while waiting and len(running) < at_once and budget.left > LEAST:
                 part = waiting.pop(0)
                 give = lambda row: compiled.append(row["compiled"])  # noqa: E731
-                running.append(Child(part, budget.left, give, task=f"warm {part.kind}", batch=batch))
+                running.append(Child(part, budget.left, give, threads, task=f"warm {part.kind}", batch=batch))
             states += [state for child in running if (state := child.state()) is not None]
             running = [child for child in running if child.state() is None]
             time.sleep(PAUSE)

@@ -8,7 +8,6 @@ here and layer by layer in PyTorch, as the papers' authors run them.
 
 from __future__ import annotations
 
-import gc
 import os
 from collections.abc import Callable, Iterator
 from types import ModuleType
@@ -18,7 +17,7 @@ import cupynn
 from bench.gpu.clock import Clock
 from bench.gpu.convolutions import TENSOR_CORES
 from bench.gpu.layer import allow_tf32
-from bench.gpu.timed import tried
+from bench.gpu.timed import release, tried
 from bench.networks.cases import GPU_CASES, Case, batch_of
 from cupynn import device
 from cupynn.distributed import World
@@ -84,7 +83,7 @@ def warm(name: str, batch: int, torch: ModuleType | None) -> Iterator[dict]:
     case = GPU_CASES[name]
     for precision in precisions():
         tried(lambda precision=precision: our_step(case, batch, precision)[0]())
-        cupy_pool().free_all_blocks()
+        release(torch)
     if torch is not None:
         for precision in precisions():
             peer_step(torch, case, batch, precision, compiled=True)()
@@ -98,8 +97,7 @@ def rows(
     clock = Clock()
     for precision in precisions():
         yield from _rows(name, precision, batch, rounds, seconds, torch, f"{name} {precision}" in compiled, clock)
-        gc.collect()  # of this precision nothing stays
-        cupy_pool().free_all_blocks()
+        release(torch)  # of this precision nothing stays
 
 
 def _rows(name, precision, batch, rounds, seconds, torch, compiled, clock) -> Iterator[dict]:
@@ -112,6 +110,7 @@ def _rows(name, precision, batch, rounds, seconds, torch, compiled, clock) -> It
         return
     contenders = {"cupynn": made[0]}
     row |= {"parameters": made[1], **memory}
+    release(torch)
     if hasattr(cupynn, "captured"):
         graph, fault = tried(lambda: recorded(our_step(case, batch, precision)[0]))
         if fault:
@@ -161,7 +160,7 @@ def our_memory(step: Step) -> dict:
     pool_bytes: what the pool holds of the device afterwards. What cuBLAS takes is not among them."""
     import cupy
 
-    pool = cupy_pool()
+    pool = cupy.get_default_memory_pool()
     step()  # the optimiser makes its velocities
     pool.free_all_blocks()
 
@@ -191,9 +190,3 @@ def peer_memory(torch: ModuleType, step: Step) -> dict:
     step()
     torch.cuda.synchronize()
     return {"peak_bytes": torch.cuda.max_memory_allocated(), "pool_bytes": torch.cuda.memory_reserved()}
-
-
-def cupy_pool():
-    import cupy
-
-    return cupy.get_default_memory_pool()

@@ -1,4 +1,7 @@
-"""The figures of a result file as tables for the terminal, and as what a page in Markdown says of them."""
+"""The figures of a result file as tables for the terminal, and as what a page in Markdown says of them.
+
+`python -m bench.gpu.text` prints the latter of the newest file.
+"""
 
 from __future__ import annotations
 
@@ -99,3 +102,9 @@ def readme_table(figures: dict) -> str:
         line["memory, ratio"] = f"{row['peak_bytes'] / row['eager_peak_bytes']:.2f}" if both else "-"
         rows.append(line)
     return markdown_table(rows) if rows else NOT_YET
+
+
+if __name__ == "__main__":
+    print(statement())
+    if newest := measured():
+        print(readme_table(newest))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from types import ModuleType
 
@@ -35,7 +36,7 @@ def rows(
         eager, why = {}, None
         if torch is not None:
             eager, why = tried(lambda layer=layer: Torch(torch, "cuda").runs(layer))
-        given = {}
+        given: dict[tuple[str, str], dict] = {}
         for each in layer.passes:
             for name, row in _beside(clock, layer, each, {"eager": eager.get(each.name)}, rounds, seconds).items():
                 given[each.name, name] = row if why is None else row | {"eager": why}
@@ -46,6 +47,18 @@ def rows(
                 for name, row in _beside(clock, layer, each, {"compile": runs.get(each.name)}, rounds, seconds).items():
                     found = {k: v for k, v in row.items() if "compile" in k}
                     yield given[each.name, name] | (found if why is None else {"compile": why})
+        del layer, eager
+        release(torch)
+
+
+def release(torch: ModuleType | None) -> None:
+    """Give the device the memory back that neither library uses: they have one pool each."""
+    import cupy
+
+    gc.collect()
+    cupy.get_default_memory_pool().free_all_blocks()
+    if torch is not None:
+        torch.cuda.empty_cache()
 
 
 def key(layer: Layer) -> str:
