@@ -141,10 +141,12 @@ def warm(todo: Iterable[Part], at_once: int, seconds: float, batch: int) -> tupl
                 part = waiting.pop(0)
                 give = lambda row: compiled.append(row["compiled"])  # noqa: E731
                 running.append(Child(part, budget.left, give, threads, task=f"warm {part.kind}", batch=batch))
-            states += [state for child in running if (state := child.state()) is not None]
-            running = [child for child in running if child.state() is None]
+            now = [(child, child.state()) for child in running]
+            states += [state for _, state in now if state is not None]
+            running = [child for child, state in now if state is None]
             time.sleep(PAUSE)
     finally:
         for child in running:
             child.kill()
-    return compiled, states
+    why = {"state": "skipped", "seconds": 0.0, "why": "no time was left to compile it"}
+    return compiled, states + [{"part": part.name, **why} for part in waiting]

@@ -102,6 +102,12 @@ def test_a_part_that_takes_too_long_is_ended():
     assert state["state"] == "stopped" and state["why"] == "not done in 0 s" and not begun
 
 
+def test_what_there_is_no_time_to_compile_is_said():
+    compiled, states = parts.warm(parts.parts()[:3], 2, 0.01, 1)
+    assert not compiled
+    assert [(each["part"], each["state"]) for each in states] == [("WHE", "skipped"), ("cross-layer", "skipped")]
+
+
 def test_rows_are_in_the_file_as_soon_as_they_are_known(tmp_path):
     path = tmp_path / "figures.json"
     results = Results(path, GPU, 4, 60.0)
