@@ -99,7 +99,9 @@ class Child:
         return self._ended
 
     def kill(self) -> None:
-        """End it and what it has started."""
+        """End it and what it has started, if that has not been done."""
+        if self._ended is not None:
+            return
         try:
             os.killpg(self._process.pid, signal.SIGKILL)
         except ProcessLookupError:
