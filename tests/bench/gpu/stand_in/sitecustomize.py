@@ -18,6 +18,7 @@ fake.executes = os.environ.get("STAND_IN_RUNS") == "1"
 
 PROPERTIES = {"name": b"Stand-in GPU", "major": 9, "minor": 0, "totalGlobalMem": 16 << 30, "l2CacheSize": 1 << 16}
 RUNTIME = {"getDeviceProperties": lambda number: PROPERTIES | {"multiProcessorCount": 2}, "getDeviceCount": lambda: 1}
+fake_cupy.Device.compute_capability = "90"
 fake.cuda.runtime.__dict__.update(RUNTIME, memGetInfo=lambda: (8 << 30, 16 << 30))
 
 
