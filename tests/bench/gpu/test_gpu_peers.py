@@ -1,12 +1,16 @@
 """PyTorch's side of `bench gpu` computes what ours does: on the CPU, where both libraries run."""
 
+from dataclasses import replace
+from functools import partial
+
 import numpy as np
 import pytest
 
 from bench.gpu import layers, steps, timed
 from bench.gpu.layer import Layer, Torch
 from bench.networks import child
-from bench.networks.cases import GPU_CASES, batch_of
+from bench.networks.cases import GPU_CASES, Case, batch_of
+from bench.timing import Times
 from cupynn.device import to_numpy, wide
 from cupynn.kernels import runtime
 
@@ -79,11 +83,73 @@ def test_networks_are_the_same(name):
 @pytest.mark.parametrize("precision", steps.PRECISIONS)
 def test_a_step_of_pytorch(precision):
     torch = pytest.importorskip("torch")
-    from dataclasses import replace
-
     case = replace(GPU_CASES["MobileNet+CL r=4"], side=32)
     step = steps.peer_step(torch, case, 2, precision, on="cpu")
     first = step().item()
     assert np.isfinite(first)
     if precision != "float16":  # whose first loss scale may be too large: then no weight moves
         assert step().item() != first
+
+
+class StandInClock:
+    """Runs every contender once, and says that ours takes a second and others two."""
+
+    def kernels(self, contenders, rounds, seconds):
+        for run in contenders.values():
+            run()
+        return {name: Times([1.0 + (not name.startswith("cupynn"))] * rounds) for name in contenders}
+
+    steps = kernels
+
+
+@pytest.fixture
+def torch_on_cpu(monkeypatch):
+    """PyTorch, whose part in rows is done on the CPU and not compiled, so that the rows themselves can be looked at."""
+    torch = pytest.importorskip("torch")
+    if runtime.mode() != "compiled":
+        pytest.skip("large maps: for compiled kernels")
+    monkeypatch.setattr(torch, "compile", lambda function, **options: function)
+    for module in (timed, steps):
+        monkeypatch.setattr(module, "Clock", StandInClock)
+        monkeypatch.setattr(module, "release", lambda torch: None)
+    monkeypatch.setattr(timed, "Torch", lambda torch, where: Torch(torch, "cpu"))
+    monkeypatch.setattr(steps, "peer_step", partial(steps.peer_step, on="cpu"))
+    monkeypatch.setattr(steps, "our_memory", lambda step: {"peak_bytes": 1})
+    monkeypatch.setattr(steps, "peer_memory", lambda torch, step: {"peak_bytes": 2})
+    monkeypatch.setattr(steps, "precisions", lambda: ["float32"])
+    monkeypatch.setitem(GPU_CASES, "SmallNet", Case("smallnet", {"kernel_size": 3}))
+    return torch
+
+
+def test_rows_of_kernels_beside_pytorch(torch_on_cpu):
+    keys = [row["compiled"] for row in timed.warm("cross-layer", 1, torch_on_cpu)]
+    assert keys == [f"cross-layer, 16 layers {dtype} 1x64x32x32" for dtype in ("float32", "float16")]
+    rows = list(timed.rows("cross-layer", 1, 3, 1.0, torch_on_cpu, keys[:1]))
+    assert ["compile_seconds" in row for row in rows] == [False, False, True, True, False, False]
+    for row in rows:
+        assert (row["seconds"], row["eager_seconds"], row["to_eager"]) == (1.0, 2.0, 0.5)
+        assert row.get("to_compile", 0.5) == 0.5
+
+
+def test_what_pytorch_cannot_do_is_said_beside_our_time(torch_on_cpu, monkeypatch):
+    def runs(self, layer, compiled=False):
+        raise RuntimeError("CUDA out of memory.\nMore of it")
+
+    monkeypatch.setattr(Torch, "runs", runs)
+    for row in timed.rows("loss and SGD", 1, 3, 1.0, torch_on_cpu, []):
+        assert row["eager"] == "RuntimeError: CUDA out of memory." and row["seconds"] == 1.0
+
+
+def test_rows_of_networks_beside_pytorch(torch_on_cpu, monkeypatch):
+    assert [*steps.warm("SmallNet", 2, torch_on_cpu)] == [{"compiled": "SmallNet float32"}]
+    rows = list(steps.rows("SmallNet", 2, 3, 1.0, torch_on_cpu, ["SmallNet float32"]))
+    assert [row.get("compile_seconds") for row in rows] == [None, 2.0]
+    for row in rows:
+        assert row["eager_seconds"] == 2.0 and row["to_eager"] == 0.5
+        assert (row["peak_bytes"], row["eager_peak_bytes"]) == (1, 2)
+    monkeypatch.setattr(steps, "peer_memory", lambda torch, step: 1 / 0)
+    (row,) = steps.rows("SmallNet", 2, 3, 1.0, torch_on_cpu, [])
+    assert row["eager"].startswith("ZeroDivisionError") and row["seconds"] == 1.0
+    monkeypatch.setattr(steps, "our_step", lambda *arguments: 1 / 0)
+    (row,) = steps.rows("SmallNet", 2, 3, 1.0, torch_on_cpu, [])
+    assert row["failed"].startswith("ZeroDivisionError") and "seconds" not in row
