@@ -88,6 +88,7 @@ def warm(name: str, batch: int, torch: ModuleType | None) -> Iterator[dict]:
         for precision in precisions():
             peer_step(torch, case, batch, precision, compiled=True)()
             yield {"compiled": f"{name} {precision}"}
+            release(torch)
 
 
 def rows(
@@ -125,17 +126,20 @@ def _rows(name, precision, batch, rounds, seconds, torch, compiled, clock) -> It
         else:
             row |= {f"eager_{part}": value for part, value in memory.items()}
             contenders["eager"] = peer
-    row |= _times(clock, contenders, batch, rounds, seconds)
+    times, fault = tried(lambda: _times(clock, contenders, batch, rounds, seconds))
+    if fault:  # of the others, perhaps
+        row["captured"] = row["eager"] = fault
+        times, fault = tried(lambda: _times(clock, {"cupynn": made[0]}, batch, rounds, seconds))
+    row |= {"failed": fault} if fault else times
     yield row
-    if compiled:
+    if compiled and not fault:
         contenders.clear()
         peer, fault = tried(lambda: peer_step(torch, case, batch, precision, compiled=True))
-        fault = fault or tried(peer)[1]
-        if fault is None:
-            found = _times(clock, {"cupynn": made[0], "compile": peer}, batch, rounds, seconds)
-            yield row | {key: value for key, value in found.items() if "compile" in key}
-        else:
-            yield row | {"compile": fault}
+        if not fault:
+            contenders = {"cupynn": made[0], "compile": peer}
+            times, fault = tried(lambda: _times(clock, contenders, batch, rounds, seconds))
+        found = {"compile": fault} if fault else {key: value for key, value in times.items() if "compile" in key}
+        yield row | found
 
 
 def recorded(step: Step) -> Step:

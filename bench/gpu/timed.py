@@ -24,6 +24,8 @@ def warm(family: str, batch: int, torch: ModuleType | None) -> Iterator[dict]:
             for run in _compiled(torch, layer).values():
                 run()
             yield {"compiled": key(layer)}
+        del layer
+        release(torch)
 
 
 def rows(
@@ -82,9 +84,14 @@ def _beside(
     clock: Clock, layer: Layer, each: Pass, peers: dict[str, Run | None], rounds: int, seconds: float
 ) -> dict[str, dict]:
     """{method: row} of one pass."""
+
+    def fault_of(run: Run) -> str | None:
+        """What goes wrong when it is run; the host waits, for the GPU may only then tell."""
+        return tried(lambda: (run(), clock.wait()))[1]
+
     answer, contenders, faults = {}, {}, {}
     for name, run in each.runs.items():
-        if fault := tried(run)[1]:
+        if fault := fault_of(run):
             faults[name] = fault
         else:
             contenders[f"cupynn {name}"] = run
@@ -92,7 +99,7 @@ def _beside(
     for name, run in peers.items():
         if run is None:
             continue
-        if fault := tried(run)[1]:
+        if fault := fault_of(run):
             notes[name] = fault
         else:
             contenders[name] = run

@@ -101,6 +101,9 @@ class StandInClock:
 
     steps = kernels
 
+    def wait(self):
+        pass
+
 
 @pytest.fixture
 def torch_on_cpu(monkeypatch):
