@@ -7,6 +7,7 @@
 set -u
 python=${PYTHON:-python3}
 venv=${VENV:-.venv}
+export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" # PYTHON need not have cupynn installed, and tests work in other folders
 
 if ! "$python" -m bench.gpu.found numpy safetensors pytest hypothesis >/dev/null 2>&1; then
   if [ -z "$("$python" cupynn/cli/cuda_extra.py)" ]; then
