@@ -1,10 +1,10 @@
 """cupynn: hand-written CUDA kernels and a small autograd, for networks that train wide and ship compact.
 
-import cupynn
-model = cupynn.models.create("smallnet", kernel_size=7, expand="ck", rate=4)
-...  # train it: cupynn.train.fit, or a loop of your own
-compact = cupynn.contract(model)
-cupynn.verify_contraction(model, compact, (3, 32, 32))
+    import cupynn
+    model = cupynn.models.create("smallnet", kernel_size=7, expand="ck", rate=4)
+    ...  # train it: cupynn.train.fit, or a loop of your own
+    compact = cupynn.contract(model)
+    cupynn.verify_contraction(model, compact, (3, 32, 32))
 """
 
 __version__ = "0.1.0"

@@ -1,8 +1,8 @@
 """Data sets, in memory or as image files, and batches from them. Nothing here downloads.
 
-train, test = cupynn.data.load("digits", pad_to=32)
-for images, labels in cupynn.data.batches(train, 128, shuffle=True, seed=0, epoch=3):
-    ...  # images: float32 (N, C, H, W), normalised; labels: int64 (N,)
+    train, test = cupynn.data.load("digits", pad_to=32)
+    for images, labels in cupynn.data.batches(train, 128, shuffle=True, seed=0, epoch=3):
+        ...  # images: float32 (N, C, H, W), normalised; labels: int64 (N,)
 """
 
 from cupynn.data.colour import ColourJitter, Lighting

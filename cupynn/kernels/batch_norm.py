@@ -99,9 +99,9 @@ def backward_train(
     """(dx, dgamma, dbeta) of `forward_train`, and with residual=True dresidual, which without ReLU is grad itself.
     `y` is the output, read with ReLU and a residual; without one the mask is computed anew from x, gamma and beta.
 
-    g = grad * f'(y)              xhat = (x - mean) * inv_std
-    dbeta = sum g                 dgamma = sum g * xhat              dresidual = g
-    dx = gamma * inv_std * (g - dbeta / M - xhat * dgamma / M)
+        g = grad * f'(y)              xhat = (x - mean) * inv_std
+        dbeta = sum g                 dgamma = sum g * xhat              dresidual = g
+        dx = gamma * inv_std * (g - dbeta / M - xhat * dgamma / M)
     """
     _check(x, gamma=gamma, beta=beta, mean=mean, inv_std=inv_std)
     _check_grad(grad, x, y, relu and residual)

@@ -71,8 +71,10 @@ def backward(
     """(dx, da, db, dc, dd), given grad = dy, of x's shape.
 
     With t[i, j] = dy[i] f'(h[i, j]) and sums over the batch's pixels:
-    dx[k] = sum_j t[k, j] d[k, j] a[k, j] + sum_i t[i, k] d[i, k] b[i, k]
-    da = d sum t x[i]        db = d sum t x[j]        dc = d sum t        dd = sum dy[i] f(h)
+
+        dx[k] = sum_j t[k, j] d[k, j] a[k, j] + sum_i t[i, k] d[i, k] b[i, k]
+        da = d sum t x[i]        db = d sum t x[j]        dc = d sum t        dd = sum dy[i] f(h)
+
     Raises as `forward` does, and for a grad that differs from x in shape or dtype.
     """
     g = _check(x, a, b, c, d, activation)

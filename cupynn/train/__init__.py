@@ -1,11 +1,11 @@
 """Train a network on a data set in memory, evaluate it, time it, draw what happened.
 
-from cupynn.train import RunFolder, Settings, fit
-train_set, test_set = cupynn.data.load("digits")
-model = cupynn.models.create("smallnet", in_channels=1, image_size=28)
-fit(model, train_set, test_set, Settings(epochs=5), RunFolder("runs/first"))
-# and where that was killed:
-fit(model, train_set, test_set, Settings(epochs=5), RunFolder.reopen("runs/first"), resume=True)
+    from cupynn.train import RunFolder, Settings, fit
+    train_set, test_set = cupynn.data.load("digits")
+    model = cupynn.models.create("smallnet", in_channels=1, image_size=28)
+    fit(model, train_set, test_set, Settings(epochs=5), RunFolder("runs/first"))
+    # and where that was killed:
+    fit(model, train_set, test_set, Settings(epochs=5), RunFolder.reopen("runs/first"), resume=True)
 """
 
 from cupynn.train.confusion import Confusion, draw_confusion
