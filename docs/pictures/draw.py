@@ -1,60 +1,59 @@
 """Draws the README's picture: `python docs/pictures/draw.py` writes overview.svg beside this file."""
 
+from __future__ import annotations
+
 import pathlib
+import sys
+from typing import Any
 
-import matplotlib
+HERE = pathlib.Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE.parent), str(HERE.parents[1])]
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+from pictures.kernels import BLUE, DRAWINGS, GREEN, ORANGE  # noqa: E402
+from pictures.shapes import Drawing  # noqa: E402
 
-INK, BLUE, GREEN, SAND = "#263238", "#d6e6f5", "#d9ecd3", "#f6e8cf"
+from cupynn.pictures import DARK, LIGHT, Theme, picture_bytes  # noqa: E402
 
-
-def box(axes, x, y, width, height, text, colour, size=10):
-    style = "round,pad=0.02,rounding_size=0.08"
-    axes.add_patch(FancyBboxPatch((x, y), width, height, boxstyle=style, facecolor=colour, edgecolor=INK, lw=1))
-    axes.text(x + width / 2, y + height / 2, text, ha="center", va="center", fontsize=size, color=INK)
+SIZE = (11.5, 3.4)
 
 
-def arrow(axes, start, end, text="", above=0.12):
-    axes.add_patch(FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=12, color=INK, lw=1.2))
-    x, y = (start[0] + end[0]) / 2, (start[1] + end[1]) / 2
-    axes.text(x, y + above, text, ha="center", va="bottom", fontsize=8.5, color=INK)
+def overview(figure: Any, theme: Theme) -> None:
+    """Train wide, ship compact; one kernel source, two processors."""
+    left, right = figure.subplots(1, 2, width_ratios=(1.1, 1))
+    d = Drawing(left, theme, 6.9, 3.9)
+    left.set_title("Train wide, ship compact", fontsize=12, loc="left")
+    for i, (words, height) in enumerate([("3x3\n8 to 32", 1.1), ("3x3\n32 to 64", 1.7), ("3x3\n64 to 16", 1.1)]):
+        d.box(0.2 + 1.3 * i, 2.3 - height / 2, 1.05, height, words, BLUE, 10)
+    d.text(2.03, 3.5, "what is trained", 9)
+    d.arrow((4.0, 2.3), (5.4, 2.3))
+    d.text(4.7, 2.5, "contract")
+    d.text(4.7, 2.1, "exact")
+    d.box(5.55, 1.75, 1.05, 1.1, "7x7\n8 to 16", GREEN, 10)
+    d.text(6.08, 3.5, "what is shipped", 9)
+    d.box(1.5, 0.15, 4.0, 0.72, "training runs the contracted kernel:\nthe gradient goes back through it", ORANGE, 8.5)
+    d.arrow((6.08, 1.7), (5.55, 0.62))
+    d.arrow((1.45, 0.62), (0.8, 1.7))
+
+    d = Drawing(right, theme, 6.3, 3.9)
+    right.set_title("One kernel source, two processors", fontsize=12, loc="left")
+    d.box(0.1, 1.45, 1.9, 1.1, "conv.cu\nplain CUDA C++", BLUE, 10)
+    for height in (3.0, 2.0, 1.0):
+        d.arrow((2.1, 2.0), (3.8, height))
+    d.text(2.75, 2.75, "NVRTC", align="right")
+    d.text(3.15, 2.2, "g++, clang++")
+    d.text(2.75, 1.2, "instrumented", align="right")
+    d.box(3.9, 2.65, 2.3, 0.7, "GPU", GREEN, 10)
+    d.box(3.9, 1.65, 2.3, 0.7, "CPU: vectors, cores", GREEN, 10)
+    d.box(3.9, 0.65, 2.3, 0.7, "checked: races,\noverruns, barriers", ORANGE)
 
 
-figure, (left, right) = plt.subplots(1, 2, figsize=(11.5, 3.3), width_ratios=(1.25, 1))
-for axes in (left, right):
-    axes.set_aspect("equal")
-    axes.axis("off")
+def write_all(folder: pathlib.Path) -> set[str]:
+    """NAME-light.svg and NAME-dark.svg of the overview and of every kernel that has a drawing; returns their names."""
+    for name, (draw, size) in {"overview": (overview, SIZE), **DRAWINGS}.items():
+        for theme in (LIGHT, DARK):
+            (folder / f"{name}-{theme.name}.svg").write_bytes(picture_bytes(draw, size, theme))
+    return set(DRAWINGS)
 
-left.set_title("Train wide, ship compact", fontsize=12, color=INK, loc="left")
-for i, (text, height) in enumerate([("3x3\n8 to 32", 1.1), ("3x3\n32 to 64", 1.7), ("3x3\n64 to 16", 1.1)]):
-    box(left, 1.3 * i, 2.3 - height / 2, 1.05, height, text, BLUE)
-left.text(1.83, 3.35, "what is trained", ha="center", fontsize=9, color=INK)
-arrow(left, (3.8, 2.3), (5.2, 2.3), "contract")
-left.text(4.5, 2.02, "exact", ha="center", va="top", fontsize=8.5, color=INK)
-box(left, 5.35, 1.75, 1.05, 1.1, "7x7\n8 to 16", GREEN)
-left.text(5.88, 3.35, "what is shipped", ha="center", fontsize=9, color=INK)
-box(left, 1.3, 0.1, 4.0, 0.62, "training runs the contracted kernel:\nthe gradient goes back through it", SAND, 8.5)
-arrow(left, (5.88, 1.7), (5.35, 0.62))
-arrow(left, (1.25, 0.62), (0.6, 1.7))
-left.set_xlim(-0.2, 6.7)
-left.set_ylim(-0.1, 3.8)
 
-right.set_title("One kernel source, two processors", fontsize=12, color=INK, loc="left")
-box(right, 0, 1.45, 1.9, 1.1, "conv.cu\nplain CUDA C++", BLUE)
-for height in (3.0, 2.0, 1.0):
-    arrow(right, (2.0, 2.0), (3.7, height))
-right.text(2.75, 2.75, "NVRTC", ha="right", fontsize=8.5, color=INK)
-right.text(3.05, 2.08, "g++, clang++", ha="center", fontsize=8.5, color=INK)
-right.text(2.75, 1.1, "instrumented", ha="right", fontsize=8.5, color=INK)
-box(right, 3.8, 2.65, 2.3, 0.7, "GPU", GREEN)
-box(right, 3.8, 1.65, 2.3, 0.7, "CPU: vectors, cores", GREEN)
-box(right, 3.8, 0.65, 2.3, 0.7, "checked: races,\noverruns, barriers", SAND, 9)
-right.set_xlim(-0.1, 6.3)
-right.set_ylim(-0.1, 3.8)
-
-figure.tight_layout()
-here = pathlib.Path(__file__).parent
-figure.savefig(here / "overview.svg", metadata={"Date": None})
+if __name__ == "__main__":
+    (HERE / "overview.svg").write_bytes(picture_bytes(overview, SIZE))
