@@ -2,13 +2,14 @@
 #             another network of `cupynn models`
 # make test   lint and the whole test suite; make test-modes runs it with references, under the checker, and
 #             what needs a GPU on a stand-in for one
+# make docs   the documentation site, docs/_build/html/index.html
 # make gpu    tests, compute-sanitizer and benchmarks on an NVIDIA GPU; figures in bench/results/gpu-NAME.json
 # They make .venv and install what they need. Another Python: make demo PYTHON=python3.12
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-modes gpu lint clean
+.PHONY: demo test test-modes lint docs gpu clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/installed-demo
@@ -34,8 +35,11 @@ lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+docs: $(VENV)/installed-dev
+	$(BIN)/python docs/build.py
+
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) docs/_build
 
 $(VENV)/pyvenv.cfg:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || { \

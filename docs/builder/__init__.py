@@ -1,0 +1,1 @@
+"""Pages of the site that are made from sources, docstrings, parsers and measured figures: nothing is typed twice."""
