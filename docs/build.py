@@ -37,7 +37,7 @@ def assemble(folder: pathlib.Path) -> None:
         else:
             shutil.copy2(file, folder / place)
     for notebook in (ROOT / "examples").glob("*.ipynb"):
-        _put(folder / "examples" / notebook.name, notebook.read_text())
+        _put(folder / "examples" / notebook.name, notebook.read_text().replace("](../docs/", "](../"))
     kernels.write(folder / "kernels", draw.write_all(folder / "pictures"))
     _put(folder / "reference" / "commands.md", commands.page())
     for name, page in api.pages().items():

@@ -1,6 +1,7 @@
 """Sphinx's settings; `python docs/build.py` puts the pages together and runs it."""
 
 import inspect
+import re
 
 from builder import text
 
@@ -60,6 +61,12 @@ def skip_field(app, what, name, obj, skip, options):
     return True if inspect.isclass(obj) or (inspect.getdoc(obj) or "").startswith("Alias for field number") else None
 
 
+def plain_signature(app, what, name, obj, options, signature, returns):
+    """A type's name instead of Sphinx's stand-in for it."""
+    return tuple(part and re.sub(r"TypeAliasForwardRef\('(\w+)'\)", r"\1", part) for part in (signature, returns))
+
+
 def setup(app):
+    app.connect("autodoc-process-signature", plain_signature)
     app.connect("autodoc-process-docstring", plain_docstring)
     app.connect("autodoc-skip-member", skip_field)

@@ -5,12 +5,14 @@ import json
 import os
 import pathlib
 import re
+import shlex
 import subprocess
 import sys
 
 import pytest
 
 import cupynn
+from bench.__main__ import BENCHES
 from cupynn import cli
 from cupynn.kernels import runtime
 from cupynn.models.catalogue import ENTRIES
@@ -73,6 +75,23 @@ def all_is_there(pages):
         options = {option for action in parser._actions for option in action.option_strings}
         assert not [option for option in options - {"-h", "--help"} if option not in commands]
     assert not [name for name in cupynn.__all__ if f"cupynn.{name}" not in text["api/index.html"]]
+
+
+PAGES = [path for path in sorted((ROOT / "docs").rglob("*.md")) if path.parts[-2] in ("docs", "papers")]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)
+def test_commands_on_the_pages_are_commands(page):
+    """Every line of a block of text that calls cupynn or a benchmark: its options and its recipe are there."""
+    blocks = "\n".join(re.findall(r"```text\n(.*?)```", page.read_text(), re.S))
+    for name, rest in re.findall(r"^(?:\$ )?(?:[A-Z_]+=\S+ )*(cupynn|python -m bench) (.*)$", blocks, re.M):
+        words = shlex.split(rest, comments=True)
+        if name != "cupynn":
+            assert words[0] in BENCHES
+            continue
+        arguments = cli.parser().parse_args(words)  # exits where something is unknown
+        if getattr(arguments, "recipe", None):
+            assert arguments.recipe in recipes.names()
 
 
 def test_notebooks_hold_no_outputs():

@@ -53,7 +53,8 @@ def _page(module: ModuleType, name: str, modules: dict[str, ModuleType]) -> str:
         if home and not _belongs(value, member, module):
             elsewhere.append(f"- :py:obj:`cupynn.{home}.{member}`")
         elif inspect.isclass(value):
-            parts.append(f".. autoclass:: {member}\n   :members:\n   :show-inheritance:\n")
+            bases = "" if value.__bases__ == (object,) else "\n   :show-inheritance:"
+            parts.append(f".. autoclass:: {member}\n   :members:{bases}\n")
         elif callable(value):
             parts.append(f".. autofunction:: {member}\n")
     if elsewhere:

@@ -36,6 +36,7 @@ BENCHES: dict[str, tuple[str, Callable[[dict[str, Any]], bool]]] = {
 }
 METHODS = {"conv": "direct", "winograd": "winograd", "pointwise": "pointwise"}  # as `conv.method` calls them
 CHOICE = "The shapes for which `cupynn.kernels.conv.method` chooses this kernel, for a part of the pass at least."
+INNER = {"target", "takes", "fits", "check", "check_range", "dtype_key", "instantiations"}  # functions for other files
 UNMEASURED = "Not yet measured on a GPU."
 
 
@@ -66,7 +67,7 @@ def header(path: pathlib.Path) -> str:
 def title(path: pathlib.Path) -> str:
     """The first sentence of that comment."""
     first = next(text.blocks(header(path)))[1]
-    return re.split(r"(?<=[^.])\.(?:\s|$)", first)[0].split(":")[0] + "."
+    return re.split(r"(?<=[^.])\.(?:\s|$)", first)[0] + "."
 
 
 def page(name: str, picture: bool) -> str:
@@ -83,7 +84,7 @@ def page(name: str, picture: bool) -> str:
             "## The reference\n\nThe same in array code: the specification, and what runs without a compiler.\n"
         )
         parts += map(_source, references)
-    if costs := _named(module, lambda name: name == "cost" or name.endswith("_cost")):
+    if costs := _named(module, lambda name: name.endswith("cost")):
         parts.append(
             "## What a pass must cost\n\nIts floor is the longer of the time for the bytes and for the operations.\n"
         )
@@ -101,8 +102,9 @@ def themed(path: str, description: str) -> str:
 
 
 def _functions(module: ModuleType) -> str:
-    hidden = ("reference_", "instantiations")
-    shown = _named(module, lambda name: not name.startswith(hidden) and name != "cost" and not name.endswith("_cost"))
+    shown = _named(
+        module, lambda name: not name.startswith("reference_") and not name.endswith("cost") and name not in INNER
+    )
     lines = [f".. autofunction:: {module.__name__}.{function.__name__}" for function in shown]
     return "```{eval-rst}\n" + "\n\n".join(lines) + "\n```\n" if lines else ""
 

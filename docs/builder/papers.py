@@ -40,12 +40,12 @@ def _row(entry: Entry, notes: dict[str, int]) -> dict[str, str]:
         "network": text.markdown_line(entry.id + mark),
         "image": "x".join(map(str, entry.input)),
         "parameters": f"{count.parameters:,}",
-        "in the paper": printed,
+        "paper": printed,
         "differs": difference(count.parameters, printed) if printed else "",
         "MACs": f"{count.macs:,}",
-        "operations in the paper": printed_operations,
+        "paper's operations": printed_operations,
         "counted as": entry.convention if printed_operations else "",
-        "operations differ": difference(operations, printed_operations) if printed_operations else "",
+        "differ": difference(operations, printed_operations) if printed_operations else "",
     }
 
 
@@ -76,7 +76,7 @@ def networks(words: str) -> str:
 def recipe_list(folder: str) -> str:
     """The recipes of a paper."""
     names = [name for name in recipes.names() if name.startswith(f"{folder}/")]
-    return "\n".join(f"- `{name}`" for name in names)
+    return ", ".join(f"`{name}`" for name in names) + "."
 
 
 TABLES: dict[str, Callable[[str], str]] = {

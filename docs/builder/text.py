@@ -35,16 +35,17 @@ def _runs(lines: list[str]) -> Iterator[tuple[str, list[str]]]:
     kind, run = "", []
     for line in lines:
         indented = line.startswith("  ")
+        item = ITEM.match(line) and not (run and kind != "code" and run[-1][-1] not in ".:;")  # not amid a sentence
         if kind == "item":
-            goes_on = indented or not (ITEM.match(line) or run[-1].startswith("  "))
+            goes_on = indented or not (item or run[-1].startswith("  "))
         else:
-            goes_on = indented == (kind == "code") and not (kind == "text" and ITEM.match(line))
+            goes_on = indented == (kind == "code") and not (kind == "text" and item)
         if run and goes_on:
             run.append(line)
             continue
         if run:
             yield kind, run
-        kind, run = "code" if indented else "item" if ITEM.match(line) else "text", [line]
+        kind, run = "code" if indented else "item" if item else "text", [line]
     if run:
         yield kind, run
 
