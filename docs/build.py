@@ -1,14 +1,13 @@
 """Build the site: `python docs/build.py [FOLDER]`, by default docs/_build; its pages are in FOLDER/html.
 
 The pages of docs/, the notebooks of examples/ and the pages that `docs/builder` makes are put together in
-FOLDER/source, and Sphinx makes HTML of them. A link to a kernel's `.cu` becomes one to its page.
+FOLDER/source, and Sphinx makes HTML of them. Links work where the files lie, and on the site: see `builder/links.py`.
 """
 
 from __future__ import annotations
 
 import os
 import pathlib
-import re
 import shutil
 import sys
 
@@ -16,11 +15,10 @@ HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent
 sys.path[:0] = [str(HERE), str(ROOT)]
 
-from builder import api, commands, kernels, papers  # noqa: E402
+from builder import api, commands, kernels, links, papers  # noqa: E402
 from pictures import draw  # noqa: E402
 
 NO_PAGES = ("_build", "builder", "dev", "static")
-KERNEL = re.compile(r"\]\((?:\.\./)+cupynn/kernels/(\w+)\.cu\)")
 
 
 def assemble(folder: pathlib.Path) -> None:
@@ -31,13 +29,11 @@ def assemble(folder: pathlib.Path) -> None:
             continue
         (folder / place).parent.mkdir(parents=True, exist_ok=True)
         if file.suffix == ".md":
-            up = "../" * (len(place.parts) - 1)
-            page = KERNEL.sub(rf"]({up}kernels/\1.md)", file.read_text())
-            (folder / place).write_text(papers.fill(page))
+            (folder / place).write_text(papers.fill(links.for_site(file.read_text(), file)))
         else:
             shutil.copy2(file, folder / place)
     for notebook in (ROOT / "examples").glob("*.ipynb"):
-        _put(folder / "examples" / notebook.name, notebook.read_text().replace("](../docs/", "](../"))
+        _put(folder / "examples" / notebook.name, links.for_site(notebook.read_text(), notebook))
     kernels.write(folder / "kernels", draw.write_all(folder / "pictures"))
     _put(folder / "reference" / "commands.md", commands.page())
     for name, page in api.pages().items():

@@ -10,7 +10,6 @@ from cupynn.pictures import DARK, LIGHT
 
 project, version, release = "cupynn", __version__, __version__
 extensions = ["myst_nb", "sphinx.ext.autodoc"]
-exclude_patterns = []
 
 # Pages load nothing from elsewhere: no MathJax, no widgets. Equations are text, as in the sources.
 myst_enable_extensions = ["deflist"]
@@ -18,7 +17,7 @@ myst_heading_anchors = 3
 nb_ipywidgets_js = {}
 nb_execution_mode = "cache"  # in the build's folder; a notebook runs again when its cells change
 nb_execution_raise_on_error = True
-nb_execution_timeout = 60
+nb_execution_timeout = 300  # seconds a cell, on a busy machine
 nb_execution_in_temp = True
 nb_merge_streams = True
 smartquotes = False  # `--option` is no dash

@@ -94,6 +94,14 @@ def test_commands_on_the_pages_are_commands(page):
             assert arguments.recipe in recipes.names()
 
 
+@pytest.mark.parametrize("file", [*PAGES, *NOTEBOOKS], ids=lambda path: path.stem)
+def test_links_work_where_the_files_lie(file):
+    """All but those to pages that are made when the site is built."""
+    addresses = re.findall(r"\]\(([^)#\s:]+)(?:#[^)\s]*)?\)", file.read_text())
+    made = ("reference/commands.md", "api/index.md")
+    assert not [address for address in addresses if address not in made and not (file.parent / address).exists()]
+
+
 def test_notebooks_hold_no_outputs():
     assert len(NOTEBOOKS) >= 4
     for path in NOTEBOOKS:
