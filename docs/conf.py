@@ -24,6 +24,7 @@ smartquotes = False  # `--option` is no dash
 
 autodoc_member_order = "bysource"
 autodoc_inherit_docstrings = False
+autodoc_preserve_defaults = True
 autodoc_typehints_format = "short"
 python_maximum_signature_line_length = 88
 autodoc_type_aliases = {"Array": "Array"}  # NumPy's or CuPy's; for Python it is Any

@@ -37,8 +37,8 @@ def test_blocks():
 @pytest.mark.parametrize(
     ("write", "first", "listed"),
     [
-        (text.markdown, r"A sum over `x` and y\_i:", r"- weight\_decay: \*no\* emphasis."),
-        (text.restructured, r"A sum over ``x``\  and y\_i:", r"- weight\_decay: \*no\* emphasis."),
+        (text.markdown, r"A sum over `x` and y\_i:", r"- `weight_decay`: \*no\* emphasis."),
+        (text.restructured, r"A sum over ``x``\  and y\_i:", r"- ``weight_decay``\ : \*no\* emphasis."),
     ],
 )
 def test_written(write, first, listed):

@@ -85,6 +85,8 @@ def _joined(text: str, code: Callable[[str], str], line: Callable[[str], str]) -
     parts = []
     for (kind, content), before, after in zip(found, kinds, kinds[2:], strict=False):
         listed = kind == "item" and kind in (before, after)
+        if kind == "item":
+            content = "`" + content.replace(": ", "`: ", 1)
         parts.append("\n" if listed and before == kind else "\n\n" if parts else "")
         parts += [code(content)] if kind == "code" else ["- " * listed, line(content)]
     return "".join(parts) + "\n"
