@@ -4,37 +4,21 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import pkgutil
 from types import ModuleType
 from typing import Any
 
+import cupynn
 from builder import text
 
-PACKAGES = (
-    "autograd",
-    "ops",
-    "nn",
-    "nn.init",
-    "reparam",
-    "models",
-    "models.entry",
-    "optim",
-    "optim.schedules",
-    "data",
-    "train",
-    "train.recipes",
-    "transfer",
-    "distributed",
-    "profile",
-    "pictures",
-    "kernels.runtime",
-    "device",
-    "serialization",
-)
+NO_PAGES = ("__main__", "cli", "kernels")  # the command line and the kernels have pages of their own
+INNER = ("kernels.runtime", "models.entry", "nn.init", "optim.schedules", "train.recipes")
 
 
 def pages() -> dict[str, str]:
     """{name of a page: its MyST Markdown}."""
-    modules = {package: importlib.import_module(f"cupynn.{package}") for package in PACKAGES}
+    packages = [module.name for module in pkgutil.iter_modules(cupynn.__path__) if module.name not in NO_PAGES]
+    modules = {package: importlib.import_module(f"cupynn.{package}") for package in sorted([*packages, *INNER])}
     found = {package: _page(module, f"cupynn.{package}", modules) for package, module in modules.items()}
     found["index"] = _index(modules)
     return found
@@ -80,8 +64,6 @@ def _belongs(value: Any, name: str, module: ModuleType) -> bool:
 
 
 def _index(modules: dict[str, ModuleType]) -> str:
-    import cupynn
-
     parts = ["# Python\n", text.markdown(cupynn.__doc__), "## cupynn\n", "```{eval-rst}"]
     for name, value in _public(cupynn):
         home = next((other for other, module in modules.items() if _belongs(value, name, module)), None)
