@@ -5,6 +5,8 @@
     ...  # train it: cupynn.train.fit, or a loop of your own
     compact = cupynn.contract(model)
     cupynn.verify_contraction(model, compact, (3, 32, 32))
+
+Arrays are NumPy's, or CuPy's on a GPU.
 """
 
 __version__ = "0.1.0"

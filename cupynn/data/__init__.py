@@ -3,6 +3,8 @@
     train, test = cupynn.data.load("digits", pad_to=32)
     for images, labels in cupynn.data.batches(train, 128, shuffle=True, seed=0, epoch=3):
         ...  # images: float32 (N, C, H, W), normalised; labels: int64 (N,)
+
+Their order depends on seed and epoch alone.
 """
 
 from cupynn.data.colour import ColourJitter, Lighting

@@ -6,6 +6,8 @@
     fit(model, train_set, test_set, Settings(epochs=5), RunFolder("runs/first"))
     # and where that was killed:
     fit(model, train_set, test_set, Settings(epochs=5), RunFolder.reopen("runs/first"), resume=True)
+
+It ends with the same bits as a run that was never killed.
 """
 
 from cupynn.train.confusion import Confusion, draw_confusion
