@@ -30,14 +30,14 @@ BENCHES: dict[str, tuple[str, Callable[[dict[str, Any]], bool]]] = {
     "dropout": ("batch_norm", lambda row: row["what"].startswith("dropout")),
     "activations": ("batch_norm", lambda row: not row["what"].startswith(("batch norm", "dropout"))),
     "pool": ("kernels", lambda row: "pool" in row["kernel"]),
-    "im2col": ("kernels", lambda row: "2im" in row["kernel"] or "im2" in row["kernel"]),
+    "im2col": ("kernels", lambda row: "col" in row["kernel"]),
     "cross_entropy": ("kernels", lambda row: "entropy" in row["kernel"]),
     "sgd": ("kernels", lambda row: "SGD" in row["kernel"]),
 }
 METHODS = {"conv": "direct", "winograd": "winograd", "pointwise": "pointwise"}  # as `conv.method` calls them
 CHOICE = "The shapes for which `cupynn.kernels.conv.method` chooses this kernel, for a part of the pass at least."
 INNER = {"target", "takes", "fits", "check", "check_range", "dtype_key", "instantiations"}  # functions for other files
-UNMEASURED = "Not yet measured on a GPU."
+UNMEASURED = "" if any(measured.RESULTS.glob("gpu-*")) else "Not yet measured on a GPU."
 
 
 def write(folder: pathlib.Path, pictures: set[str]) -> None:
@@ -48,8 +48,8 @@ def write(folder: pathlib.Path, pictures: set[str]) -> None:
         shutil.copy2(FOLDER / f"{name}.cu", folder)
         (folder / f"{name}.md").write_text(page(name, name in pictures))
     headers = sorted(FOLDER.glob("*.cuh"))
-    for header in headers:
-        shutil.copy2(header, folder)
+    for path in headers:
+        shutil.copy2(path, folder)
     (folder / "headers.md").write_text(_headers(headers))
     (folder / "index.md").write_text(_index(names))
 
@@ -130,7 +130,8 @@ def _measured(name: str) -> str:
         table = measured.chosen("conv", lambda row: METHODS[name] in _methods(row))
         return f"{CHOICE}\n\n{table}\n{UNMEASURED}\n"
     if name in BENCHES:
-        return f"{measured.chosen(*BENCHES[name])}\n{UNMEASURED}\n"
+        part = "A whole SeqConv layer, of which this kernel is a part.\n\n" if name == "conv_scaled" else ""
+        return f"{part}{measured.chosen(*BENCHES[name])}\n{UNMEASURED}\n"
     return f"No benchmark has it alone. {UNMEASURED}\n"
 
 

@@ -17,7 +17,7 @@ def result(bench: str) -> dict[str, Any]:
 
 
 def table(rows: Iterable[dict[str, Any]]) -> str:
-    """Rows as a Markdown table: times with three digits, `floor` and `of floor` beside them."""
+    """Rows as a Markdown table, without the bars that a benchmark is held to."""
     kept = [{name: text(value) for name, value in row.items() if "bar" not in name.split()} for row in rows]
     names = list(dict.fromkeys(name for row in kept for name in row))
     return markdown([{name: row.get(name, "") for name in names} for row in kept])
@@ -43,7 +43,7 @@ def how(bench: str) -> str:
     machine = found["machine"]
     threads = f"{machine['threads']} thread{'s' * (machine['threads'] != 1)}"
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
-    parts = [f"Measured on an {machine['processor']} with {threads}, float32, batch {found['batch']} ({versions})."]
+    parts = [f"Measured: {machine['processor']}, {threads}, float32, batch {found['batch']} ({versions})."]
     if ceilings := found.get("ceilings"):
         copies, products = ceilings["bytes_per_second"] / 1e9, ceilings["operations_per_second"] / 1e9
         parts.append(

@@ -61,15 +61,10 @@ def picture(words: str) -> str:
     return kernels.themed(f"pictures/{name}", shows)
 
 
-def networks(words: str) -> str:
-    """The rows of whole networks whose name holds one of the words: a training step, then inference."""
-    wanted = [word.strip() for word in words.split(",")]
-
-    def pick(row: dict) -> bool:
-        return any(word in row["network"] for word in wanted)
-
-    inference = [row for row in measured.result("networks")["inference"] if pick(row)]
-    training = measured.chosen("networks", pick)
+def networks(word: str) -> str:
+    """The rows of whole networks whose name holds the word: a training step, then inference."""
+    training = measured.chosen("networks", lambda row: word in row["network"])
+    inference = [row for row in measured.result("networks")["inference"] if word in row["network"]]
     return f"A training step. {training}\nInference, contracted:\n\n{measured.table(inference)}\n"
 
 
