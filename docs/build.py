@@ -15,7 +15,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent
 sys.path[:0] = [str(HERE), str(ROOT)]
 
-from builder import api, commands, kernels, links, papers  # noqa: E402
+from builder import api, commands, images, kernels, links, papers  # noqa: E402
 from pictures import draw  # noqa: E402
 
 NO_PAGES = ("_build", "builder", "dev", "static")
@@ -29,7 +29,7 @@ def assemble(folder: pathlib.Path) -> None:
             continue
         (folder / place).parent.mkdir(parents=True, exist_ok=True)
         if file.suffix == ".md":
-            (folder / place).write_text(papers.fill(links.for_site(file.read_text(), file)))
+            (folder / place).write_text(papers.fill(images.for_site(links.for_site(file.read_text(), file))))
         else:
             shutil.copy2(file, folder / place)
     for notebook in (ROOT / "examples").glob("*.ipynb"):

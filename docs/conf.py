@@ -20,6 +20,7 @@ nb_execution_raise_on_error = True
 nb_execution_timeout = 300  # seconds a cell, on a busy machine
 nb_execution_in_temp = True
 nb_merge_streams = True
+highlight_language = "text"
 smartquotes = False  # `--option` is no dash
 
 autodoc_member_order = "bysource"

@@ -52,6 +52,9 @@ def test_the_site(tmp_path):
 def nothing_is_fetched(pages, folder):
     """From another address: no font, script, style or picture."""
     addresses = {address for page in pages.values() for address in FETCHED.findall(page)}
+    for name, page in pages.items():  # and what is here is there
+        local = [re.split("[?#]", address)[0] for address in FETCHED.findall(page) if not address.startswith("data:")]
+        assert not [address for address in local if not (folder / name).parent.joinpath(address).exists()], name
     for style in folder.rglob("*.css"):
         addresses |= {first or second for first, second in IN_STYLE.findall(style.read_text())}
     assert addresses
@@ -83,7 +86,8 @@ PAGES = [path for path in sorted((ROOT / "docs").rglob("*.md")) if path.parts[-2
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)
 def test_commands_on_the_pages_are_commands(page):
     """Every line of a block of text that calls cupynn or a benchmark: its options and its recipe are there."""
-    blocks = "\n".join(re.findall(r"```text\n(.*?)```", page.read_text(), re.S))
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text(), re.S | re.M)
+    blocks = "\n".join(block for language, block in found if language in ("", "text", "sh", "bash"))
     for name, rest in re.findall(r"^(?:\$ )?(?:[A-Z_]+=\S+ )*(cupynn|python -m bench) (.*)$", blocks, re.M):
         words = shlex.split(rest, comments=True)
         if name != "cupynn":

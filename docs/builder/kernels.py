@@ -11,7 +11,7 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from builder import measured, text
+from builder import images, measured, text
 
 FOLDER = pathlib.Path(__file__).parents[2] / "cupynn" / "kernels"
 GROUPS = {
@@ -75,7 +75,7 @@ def page(name: str, picture: bool) -> str:
     module = importlib.import_module(f"cupynn.kernels.{name}")
     parts = [f"# {name}.cu\n"]
     if picture:
-        parts.append(themed(f"../pictures/{name}", f"What a block and a thread of {name}.cu compute"))
+        parts.append(images.drawn(f"../pictures/{name}", f"What a block and a thread of {name}.cu compute"))
     parts += [text.markdown(header(FOLDER / f"{name}.cu")), f"## Its face, {name}.py\n"]
     parts += [text.markdown(module.__doc__), _functions(module)]
     references = _named(module, lambda name: name.startswith("reference_"))
@@ -91,14 +91,6 @@ def page(name: str, picture: bool) -> str:
         parts += map(_source, costs)
     parts += ["## Measured\n", _measured(name), f"## The source\n\n{_listing(f'{name}.cu')}"]
     return "\n".join(parts)
-
-
-def themed(path: str, description: str) -> str:
-    """A picture that there is twice, NAME-light.svg and NAME-dark.svg."""
-    return "".join(
-        f"```{{image}} {path}-{ground}.svg\n:class: only-{ground}\n:alt: {description}\n```\n"
-        for ground in ("light", "dark")
-    )
 
 
 def _functions(module: ModuleType) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from builder import kernels, measured, text
+from builder import images, measured, text
 from cupynn.models.catalogue import ENTRIES
 from cupynn.models.entry import Entry, difference
 from cupynn.train import recipes
@@ -58,7 +58,7 @@ def part(words: str) -> str:
 def picture(words: str) -> str:
     """A drawing for light and for dark: its name, then, in parentheses, what it shows."""
     name, shows = re.fullmatch(r"(\w+) \((.*)\)", words).groups()
-    return kernels.themed(f"pictures/{name}", shows)
+    return images.drawn(f"pictures/{name}", shows)
 
 
 def networks(word: str) -> str:

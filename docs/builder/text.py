@@ -6,6 +6,7 @@ be indented. Backticks hold code; every other mark of either language stands for
 
 from __future__ import annotations
 
+import ast
 import re
 import textwrap
 from collections.abc import Callable, Iterator
@@ -52,12 +53,24 @@ def _runs(lines: list[str]) -> Iterator[tuple[str, list[str]]]:
 
 def markdown(text: str) -> str:
     """The text as Markdown."""
-    return _joined(text, lambda content: f"```text\n{content}\n```", markdown_line)
+    return _joined(text, lambda content: f"```{_language(content)}\n{content}\n```", markdown_line)
 
 
 def restructured(text: str) -> str:
     """The text as reStructuredText."""
-    return _joined(text, lambda content: "::\n\n" + textwrap.indent(content, "    "), _restructured_line)
+
+    def code(content: str) -> str:
+        return f".. code-block:: {_language(content)}\n\n{textwrap.indent(content, '    ')}"
+
+    return _joined(text, code, _restructured_line)
+
+
+def _language(code: str) -> str:
+    try:
+        ast.parse(code)
+    except SyntaxError:
+        return "text"
+    return "python"
 
 
 def markdown_line(text: str) -> str:
