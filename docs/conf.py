@@ -13,9 +13,9 @@ extensions = ["myst_nb", "sphinx.ext.autodoc"]
 
 # Pages load nothing from elsewhere: no MathJax, no widgets. Equations are text, as in the sources.
 myst_enable_extensions = ["deflist"]
-myst_heading_anchors = 3
+myst_heading_anchors = 4
 nb_ipywidgets_js = {}
-nb_execution_mode = "cache"  # in the build's folder; a notebook runs again when its cells change
+nb_execution_mode = "force"
 nb_execution_raise_on_error = True
 nb_execution_timeout = 300  # seconds a cell, on a busy machine
 nb_execution_in_temp = True

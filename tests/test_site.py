@@ -72,12 +72,20 @@ def all_is_there(pages):
     assert not [entry.id for entry in ENTRIES.values() if entry.id not in papers]
     assert not [name for name in recipes.names() if name not in papers]
     commands = text["reference/commands.html"]
-    (subparsers,) = (action for action in cli.parser()._actions if hasattr(action, "add_parser"))
-    for name, parser in subparsers.choices.items():
-        assert f"cupynn {name}" in commands
+    for parser in every_command(cli.parser()):
+        assert parser.prog in commands
         options = {option for action in parser._actions for option in action.option_strings}
         assert not [option for option in options - {"-h", "--help"} if option not in commands]
     assert not [name for name in cupynn.__all__ if f"cupynn.{name}" not in text["api/index.html"]]
+
+
+def every_command(parser):
+    """The parsers below one."""
+    for action in parser._actions:
+        if hasattr(action, "add_parser"):
+            for command in action.choices.values():
+                yield command
+                yield from every_command(command)
 
 
 PAGES = [path for path in sorted((ROOT / "docs").rglob("*.md")) if path.parts[-2] in ("docs", "papers")]

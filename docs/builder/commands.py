@@ -17,14 +17,36 @@ def page() -> str:
     """The page, as MyST Markdown."""
     os.environ["COLUMNS"] = "100"  # the width of a usage
     whole = cli.parser()
-    (subparsers,) = (action for action in whole._actions if isinstance(action, argparse._SubParsersAction))
-    summaries = [f"- [{choice.dest}](#cupynn-{choice.dest}): {choice.help}" for choice in subparsers._choices_actions]
-    parts = ["# Command line\n", text.markdown_line(whole.description), "", *summaries, "", _epilog(whole)]
-    for name, parser in subparsers.choices.items():
-        parts += [f"## cupynn {name}\n", text.markdown(parser.description), f"```text\n{_usage(parser)}\n```\n"]
-        parts += [_group(group, parser.prog) for group in parser._action_groups if group._group_actions]
-        parts.append(_epilog(parser))
+    parts = ["# Command line\n", text.markdown_line(whole.description), "", *_summaries(whole), "", _epilog(whole)]
+    for parser in _commands(whole).values():
+        parts += _command(parser, "##")
     return "\n".join([*parts, "## Environment\n", _switches()])
+
+
+def _command(parser: argparse.ArgumentParser, heading: str) -> list[str]:
+    """A section of one command, and of its own commands, which some have."""
+    parts = [f"{heading} {parser.prog}\n", text.markdown(parser.description), f"```text\n{_usage(parser)}\n```\n"]
+    parts += [*_summaries(parser), ""]
+    parts += [_group(group, parser.prog) for group in parser._action_groups]
+    parts.append(_epilog(parser))
+    for command in _commands(parser).values():
+        parts += _command(command, f"{heading}#")
+    return parts
+
+
+def _choices(parser: argparse.ArgumentParser) -> argparse._SubParsersAction | None:
+    return next((action for action in parser._actions if isinstance(action, argparse._SubParsersAction)), None)
+
+
+def _commands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    return choices.choices if (choices := _choices(parser)) else {}
+
+
+def _summaries(parser: argparse.ArgumentParser) -> list[str]:
+    """A line for each command."""
+    helps = {choice.dest: choice.help for choice in choices._choices_actions} if (choices := _choices(parser)) else {}
+    anchor = parser.prog.replace(" ", "-")
+    return [f"- [{name}](#{anchor}-{name}): {text.markdown_line(says)}" for name, says in helps.items()]
 
 
 def _usage(parser: argparse.ArgumentParser) -> str:
@@ -33,7 +55,7 @@ def _usage(parser: argparse.ArgumentParser) -> str:
 
 def _group(group: argparse._ArgumentGroup, prog: str) -> str:
     shown = [action for action in group._group_actions if action.help is not argparse.SUPPRESS]
-    options = [action for action in shown if not isinstance(action, argparse._HelpAction)]
+    options = [action for action in shown if not isinstance(action, argparse._HelpAction | argparse._SubParsersAction)]
     if not options:
         return ""
     lines = [f"**{group.title.capitalize()}**\n"]
