@@ -30,12 +30,37 @@ def test_the_example_runs(tmp_path, monkeypatch, capsys):
     assert accuracy > 0.5  # one epoch reaches about 0.9; chance is 0.1
 
 
-def test_every_folder_on_the_map_exists():
+def the_map():
+    """The folders and files of each line, from the top."""
     rows = re.findall(r"^\| `([^|]*)` \|", README.split("## Where things are")[1].split("## Switches")[0], re.M)
     for row in rows:
         first, *others = [part.strip("` ") for part in row.split(",")]
-        for path in (first, *(f"cupynn/{other}" for other in others)):
-            assert (ROOT / path).exists(), path
+        yield [first.rstrip("/"), *(f"cupynn/{other.rstrip('/')}" for other in others)]
+
+
+def test_every_folder_on_the_map_exists_and_the_other_way_round():
+    names = [name if (ROOT / name).exists() else name.removeprefix("cupynn/") for row in the_map() for name in row]
+    assert [name for name in names if not (ROOT / name).exists()] == []
+    folders = {f"cupynn/{path.parent.name}" for path in ROOT.glob("cupynn/*/__init__.py")}
+    assert folders - set(names) == set()
+
+
+def test_imports_point_down_the_map():
+    line = {name: number for number, row in enumerate(the_map()) for name in row}
+    upward = []
+    for path in sorted((ROOT / "cupynn").glob("*/**/*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        for imported in re.findall(r"^\s*(?:from|import) (cupynn\.[\w.]+)", path.read_text(), re.M):
+            here, there = (place(parts, line), place(imported.split("."), line))
+            if there is not None and line[there] < line[here]:
+                upward.append(f"{path.relative_to(ROOT)} imports {imported}")
+    assert upward == []
+
+
+def place(parts, line):
+    """The longest beginning of a path that is on the map."""
+    names = ["/".join(parts[:length]) for length in range(len(parts), 1, -1)]
+    return next((name for name in names if name in line), None)
 
 
 def test_the_figures_are_those_that_were_measured():
