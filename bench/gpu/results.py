@@ -6,7 +6,7 @@ kernels    rows {kernel, layer, pass, dtype, shape, bytes, operations, seconds, 
            kernel is the layer and the method that computes it; eager_seconds, to_eager, compile_seconds, to_compile
            where PyTorch was timed; "failed", "eager" or "compile" say why there is no time
 networks   rows {network, precision, batch, image, parameters, seconds, images_per_second, peak_bytes, pool_bytes}, and
-           captured_..., eager_..., compile_... as for kernels
+           captured_... (as one CUDA graph), eager_..., compile_... as for kernels
 parts      how each part ended: done, failed, stopped (it took too long), skipped (no time was left)
 compiling  the same of the first pass over all parts, which only compiles
 """

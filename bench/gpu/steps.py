@@ -3,7 +3,7 @@
 A step is zero_grad, forward, cross-entropy, backward and SGD with Nesterov momentum and weight decay. With float16 and
 bfloat16 ours stores activations so, and PyTorch runs under autocast, with a loss scale for float16; with TF32 both may
 round factors of convolutions to it, with float32 neither does. Expanded networks train through the contracted kernel
-here and layer by layer in PyTorch, as the papers' authors run them.
+here and layer by layer in PyTorch, as the papers' authors run them. "captured" is our step as one CUDA graph.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
-import cupynn
 from bench.gpu.clock import Clock
 from bench.gpu.convolutions import TENSOR_CORES
 from bench.gpu.layer import allow_tf32
@@ -22,6 +21,7 @@ from bench.networks.cases import GPU_CASES, Case, batch_of
 from cupynn import device
 from cupynn.distributed import World
 from cupynn.kernels import conv
+from cupynn.step_graph import WARM_UP
 from cupynn.train import Settings
 from cupynn.train.descent import Descent
 
@@ -30,16 +30,23 @@ LR, MOMENTUM, DECAY = 0.01, 0.9, 5e-4
 Step = Callable[[], Any]
 
 
-def our_step(case: Case, batch: int, precision: str) -> tuple[Step, int]:
-    """The step, and how many parameters the network has."""
+def our_step(case: Case, batch: int, precision: str, captured: bool = False) -> tuple[Step, int]:
+    """The step, and how many parameters the network has. captured: as one CUDA graph, which has been recorded."""
     os.environ["CUPYNN_TF32"] = str(int(precision == "TF32"))
     conv.choices.clear()  # they were made where that was otherwise
     stored = "float32" if precision == "TF32" else precision
-    settings = Settings(lr=LR, momentum=MOMENTUM, nesterov=True, weight_decay=DECAY, precision=stored)
+    options = {"lr": LR, "momentum": MOMENTUM, "nesterov": True, "weight_decay": DECAY, "precision": stored}
+    settings = Settings(batch_size=batch, cuda_graph=captured, **options)
     descent = Descent(case.ours(classes=case.classes).train(), settings, None, World())
     images, labels = map(device.asarray, batch_of(batch, case.side, case.classes))
     parameters = sum(parameter.size for parameter in descent.model.parameters())
-    return lambda: descent.step(images, labels, 0.0, watch=False), parameters
+
+    def step():
+        return descent.step(images, labels, 0.0, watch=False)
+
+    for _ in range(WARM_UP + 1 if captured else 0):
+        step()
+    return step, parameters
 
 
 def peer_step(
@@ -112,12 +119,11 @@ def _rows(name, precision, batch, rounds, seconds, torch, compiled, clock) -> It
     contenders = {"cupynn": made[0]}
     row |= {"parameters": made[1], **memory}
     release(torch)
-    if hasattr(cupynn, "captured"):
-        graph, fault = tried(lambda: recorded(our_step(case, batch, precision)[0]))
-        if fault:
-            row["captured"] = fault
-        else:
-            contenders["captured"] = graph
+    graph, fault = tried(lambda: our_step(case, batch, precision, captured=True))
+    if fault:
+        row["captured"] = fault
+    else:
+        contenders["captured"] = graph[0]
     if torch is not None:
         peer, fault = tried(lambda: peer_step(torch, case, batch, precision))
         memory, fault = ({}, fault) if fault else tried(lambda: peer_memory(torch, peer))
@@ -140,14 +146,6 @@ def _rows(name, precision, batch, rounds, seconds, torch, compiled, clock) -> It
             times, fault = tried(lambda: _times(clock, contenders, batch, rounds, seconds))
         found = {"compile": fault} if fault else {key: value for key, value in times.items() if "compile" in key}
         yield row | found
-
-
-def recorded(step: Step) -> Step:
-    """Our step as one CUDA graph, recorded; then the host asks for one launch."""
-    graph = cupynn.captured(step)
-    for _ in range(4):
-        graph()
-    return graph
 
 
 def _times(clock: Clock, contenders: dict[str, Step], batch: int, rounds: int, seconds: float) -> dict:
