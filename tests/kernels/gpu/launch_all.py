@@ -10,6 +10,7 @@ import numpy as np
 import typical_calls
 
 from cupynn import device
+from cupynn.kernels import conv
 from cupynn.kernels.runtime import gpu
 
 
@@ -23,6 +24,8 @@ def main():
         launch(name, *args)
 
     gpu.launch = counted
+    if int(cupy.cuda.Device().compute_capability) < 80 and (method := conv.METHODS.get("tensor cores")):
+        method.forward = method.input_gradient = method.weight_gradient = lambda *args: None  # it needs 8.0
     for dtype in (np.float32, np.float16):
         typical_calls.call_all(dtype, images=2, side=12)
     cupy.cuda.Device().synchronize()
