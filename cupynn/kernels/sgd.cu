@@ -5,11 +5,11 @@
 //   parameter -= lr * (NESTEROV ? g + momentum * velocity : velocity)        without MOMENTUM: parameter -= lr * g
 //
 // `step` moves one parameter of `size` elements; a block takes a piece of `piece` of them. `step_many` moves all
-// parameters of a group: table (blocks, 4) has a row per block, the addresses of its piece of parameter, gradient and
-// velocity, and the piece's length.
+// parameters of all groups: table (blocks, 5) has a row per block, the addresses of its piece of parameter, gradient and
+// velocity, the piece's length, and the group, of whose (lr, momentum, weight_decay) numbers (groups, 3) has a row.
 //
-// Where a launch is repeated with the arguments it was recorded with, numbers (lr, momentum, weight_decay) lie in device
-// memory and stand for the arguments of these names; else numbers is null. With `where` on false nothing moves.
+// In `step` numbers (3) stand for the arguments of these names, where a launch is repeated with the arguments it was
+// recorded with; else numbers is null. Where `where` points to false nothing moves.
 //
 // Floor, per element: 3 reads, 2 writes, 8 operations. Memory bandwidth bounds it.
 #include "cupynn.cuh"
@@ -43,11 +43,12 @@ __global__ void step(T* __restrict__ parameter, const T* __restrict__ grad, T* _
 }
 
 template <typename T, bool MOMENTUM, bool NESTEROV>
-__global__ void step_many(const long long* __restrict__ table, const double* __restrict__ numbers, T lr, T momentum,
-                          T weight_decay, const bool* __restrict__ where) {
+__global__ void step_many(const long long* __restrict__ table, const double* __restrict__ numbers,
+                          const bool* __restrict__ where) {
     if (where && !*where) return;
-    if (numbers) lr = T(numbers[0]), momentum = T(numbers[1]), weight_decay = T(numbers[2]);
-    const long long* row = table + 4 * (long long)blockIdx.x;
+    const long long* row = table + 5 * (long long)blockIdx.x;
+    numbers += 3 * row[4];
     step_piece<T, MOMENTUM, NESTEROV>(reinterpret_cast<T*>(row[0]), reinterpret_cast<const T*>(row[1]),
-                                      reinterpret_cast<T*>(row[2]), row[3], lr, momentum, weight_decay);
+                                      reinterpret_cast<T*>(row[2]), row[3], T(numbers[0]), T(numbers[1]),
+                                      T(numbers[2]));
 }

@@ -11,6 +11,7 @@ no velocity and the step is parameter -= lr * g.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,6 +21,23 @@ from cupynn.kernels import runtime
 
 CPU_PIECE = 16384  # elements that a block updates
 GPU_PIECE = 2048
+
+
+class Group(NamedTuple):
+    """Parameters that move alike, each with a gradient and, where momentum is not 0, a velocity."""
+
+    parameters: Sequence[Array]
+    grads: Sequence[Array]
+    velocities: Sequence[Array | None]
+    lr: float
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    nesterov: bool = False
+
+    @property
+    def numbers(self) -> tuple[float, float, float]:
+        """What the kernels read."""
+        return self.lr, self.momentum, self.weight_decay
 
 
 def step(
@@ -32,62 +50,75 @@ def step(
     nesterov: bool = False,
 ) -> None:
     """Move `parameter` and `velocity` one step, in place. `velocity` may be None where momentum is 0."""
-    step_many([parameter], [grad], [velocity], lr, momentum, weight_decay, nesterov)
+    step_groups([Group([parameter], [grad], [velocity], lr, momentum, weight_decay, nesterov)])
 
 
-def step_many(
-    parameters: Sequence[Array],
-    grads: Sequence[Array],
-    velocities: Sequence[Array | None],
-    lr: float,
-    momentum: float = 0.0,
-    weight_decay: float = 0.0,
-    nesterov: bool = False,
-    where: Array | None = None,
-    numbers: Array | None = None,
-) -> None:
-    """`step` for every parameter of a group, with one launch for all of them.
+def step_groups(groups: Sequence[Group], where: Array | None = None, numbers: Array | None = None) -> None:
+    """`step` for every parameter of every group, with one launch for all that have the same dtype and the same kind of
+    momentum.
 
     where: an array () of bool; where it is False nothing moves. The host does not look at it.
-    numbers: float64 (lr, momentum, weight_decay) where the parameters are, read by the kernel in place of the numbers
-        of these names, for a launch that is recorded; whether there is momentum is taken from `momentum`.
+    numbers: (groups, 3) of float64 where the parameters are, each group's `numbers`, which the kernel reads in place of
+        these, for a launch that is recorded; whether there is momentum is taken from the group.
 
     Raises ValueError or TypeError, before anything changes, where a gradient or a velocity does not have its
     parameter's shape and dtype, where a velocity is missing, and for Nesterov without momentum.
     """
-    if nesterov and momentum <= 0:
-        raise ValueError(f"sgd: nesterov needs momentum > 0; momentum is {momentum}")
-    if not len(parameters) == len(grads) == len(velocities):
-        raise ValueError(
-            f"sgd: needs one gradient and one velocity per parameter; got {len(parameters)} parameters, "
-            f"{len(grads)} gradients, {len(velocities)} velocities"
-        )
-    for index, (parameter, grad, velocity) in enumerate(zip(parameters, grads, velocities, strict=True)):
-        check(index, parameter, grad, velocity, momentum)
-    compiled = {}
-    for parameter, grad, velocity in zip(parameters, grads, velocities, strict=True):
-        velocity = velocity if momentum else None
-        if in_place(parameter, velocity) and parameter.size and runtime.compiled_for(parameter, grad, velocity):
-            together = compiled.setdefault((runtime.is_gpu(parameter), parameter.dtype), [])
-            together.append((parameter, xp_of(grad).ascontiguousarray(grad), velocity))
-        else:
-            reference_step(parameter, grad, velocity, lr, momentum, weight_decay, nesterov, where, numbers)
-    flags = ", ".join("true" if flag else "false" for flag in (momentum, nesterov))
-    for (gpu, dtype), together in compiled.items():
-        expression = f"<{runtime.ctype(dtype)}, {flags}>"
-        scalars = [runtime.scalar(dtype, value) for value in (lr, momentum, weight_decay)]
+    for group in groups:
+        _check_group(group)
+    compiled: dict[tuple, list[tuple]] = {}
+    for number, group in enumerate(groups):
+        own = None if numbers is None else numbers[number]
+        momentum = group.momentum > 0
+        for parameter, grad, velocity in zip(group.parameters, group.grads, group.velocities, strict=True):
+            velocity = velocity if momentum else None
+            if in_place(parameter, velocity) and parameter.size and runtime.compiled_for(parameter, grad, velocity):
+                arrays = parameter, xp_of(grad).ascontiguousarray(grad), velocity
+                kind = runtime.is_gpu(parameter), parameter.dtype, momentum, group.nesterov
+                compiled.setdefault(kind, []).append((arrays, number))
+            else:
+                reference_step(parameter, grad, velocity, *group[3:], where, own)
+    for (gpu, dtype, *flags), together in compiled.items():
+        expression = f"<{runtime.ctype(dtype)}, {', '.join('true' if flag else 'false' for flag in flags)}>"
         piece = GPU_PIECE if gpu else CPU_PIECE
         # The checker follows arrays, not addresses in a table.
         if len(together) == 1 or runtime.mode() == "checked":
-            for arrays in together:
-                size = arrays[0].size
-                threads = runtime.threads(like=arrays[0])
-                args = (*arrays, np.int64(size), piece, numbers, *scalars, where)
+            for arrays, number in together:
+                own = None if numbers is None else numbers[number]
+                scalars = [runtime.scalar(dtype, value) for value in groups[number].numbers]
+                threads, size = runtime.threads(like=arrays[0]), arrays[0].size
+                args = (*arrays, np.int64(size), piece, own, *scalars, where)
                 runtime.launch("sgd", "step" + expression, -(-size // piece), threads, args)
         else:
-            table = recording.upload(pieces(together, piece), like=together[0][0])
+            table, read = _tables(groups, together, piece, numbers)
             threads = runtime.threads(like=table)
-            runtime.launch("sgd", "step_many" + expression, len(table), threads, (table, numbers, *scalars, where))
+            runtime.launch("sgd", "step_many" + expression, len(table), threads, (table, read, where))
+
+
+def _tables(groups, together, piece, numbers):
+    """(table, numbers) as `step_many` reads them; where numbers are not given, both come to a GPU in one copy."""
+    rows = pieces([arrays for arrays, _ in together], piece)
+    counts = [-(-arrays[0].size // piece) for arrays, _ in together]
+    table = np.column_stack([rows, np.repeat([number for _, number in together], counts)])
+    like = together[0][0][0]
+    if numbers is not None:
+        return recording.upload(table, like), numbers
+    here = np.array([group.numbers for group in groups], np.float64)
+    both = recording.upload(np.concatenate([table.ravel(), here.view(np.int64).ravel()]), like)
+    return both[: table.size].reshape(table.shape), both[table.size :].view(np.float64)
+
+
+def _check_group(group):
+    counts = [len(arrays) for arrays in group[:3]]
+    if group.nesterov and group.momentum <= 0:
+        raise ValueError(f"sgd: nesterov needs momentum > 0; momentum is {group.momentum}")
+    if len(set(counts)) > 1:
+        raise ValueError(
+            f"sgd: needs one gradient and one velocity per parameter; got {counts[0]} parameters, "
+            f"{counts[1]} gradients, {counts[2]} velocities"
+        )
+    for index, arrays in enumerate(zip(*group[:3], strict=True)):
+        check(index, *arrays, group.momentum)
 
 
 def check(

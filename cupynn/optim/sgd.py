@@ -57,7 +57,7 @@ class SGD:
             now.zeroed(self._parameters())
 
     def step(self, where: Array | None = None) -> None:
-        """Move every parameter that has a gradient, in place: one kernel launch per group.
+        """Move every parameter that has a gradient, in place: one kernel launch for all.
 
         where: an array () of bool where the parameters are, such as `LossScale.unscale` returns: nothing moves where it
             is False. The host does not look at it, and so does not wait for a GPU.
@@ -66,20 +66,18 @@ class SGD:
         dtype, and for what the constructor refuses.
         """
         _check(self.param_groups)
-        moves = [self._moves(number, group) for number, group in enumerate(self.param_groups)]
-        for number, (group, arrays) in enumerate(zip(self.param_groups, moves, strict=True)):
-            numbers = self._numbers(number, arrays) if recording.current() and arrays[0] else None
-            sgd.step_many(*arrays, **{option: group[option] for option in _OPTIONS}, where=where, numbers=numbers)
-        if (now := recording.current()) is not None:
+        groups = [self._moves(number, group) for number, group in enumerate(self.param_groups)]
+        now, numbers = recording.current(), None
+        if now is not None:  # what a recorded step reads at each replay
+            like = next(parameter.data for parameter in self._parameters())
+
+            def produce():
+                names = "lr", "momentum", "weight_decay"
+                return np.array([[group[name] for name in names] for group in self.param_groups], np.float64)
+
+            numbers = recording.renewed(produce, like)
             now.still(self._same_as_now())
-
-    def _numbers(self, number: int, arrays: tuple[list, list, list]) -> Array:
-        """What a recorded step reads at each replay: a group's lr, momentum and weight decay."""
-
-        def produce() -> np.ndarray:
-            return np.array([self.param_groups[number][name] for name in ("lr", "momentum", "weight_decay")])
-
-        return recording.renewed(produce, like=arrays[0][0])
+        sgd.step_groups(groups, where, numbers)
 
     def _same_as_now(self) -> Callable[[], bool]:
         """Whether the arrays, and the kernels for them, are those of now: a step that was recorded repeats these.
@@ -101,7 +99,7 @@ class SGD:
 
         return same
 
-    def _moves(self, number: int, group: dict[str, Any]) -> tuple[list, list, list]:
+    def _moves(self, number: int, group: dict[str, Any]) -> sgd.Group:
         """The checked arrays of a group's parameters that have a gradient, their gradients, and velocities."""
         parameters, grads, velocities = [], [], []
         for index, parameter in enumerate(group["params"]):
@@ -114,7 +112,8 @@ class SGD:
             parameters.append(parameter.data)
             grads.append(parameter.grad)
             velocities.append(velocity)
-        return parameters, grads, velocities
+        options = {name: group[name] for name in _OPTIONS}
+        return sgd.Group(parameters, grads, velocities, **options)
 
     def _velocity(self, parameter: Tensor) -> Array:
         velocity = self._velocities.get(parameter)

@@ -53,7 +53,7 @@ def faces() -> Iterator[tuple[ModuleType, str, Ask]]:
     yield im2col, "im2col", lambda a, columns: _columns(a, a["image"].shape, columns)["im2col"]
     yield im2col, "col2im", lambda a, _: _columns(a, a["image_shape"], a["columns"])["col2im"]
     yield dropout, "forward", lambda a, _: dropout.cost(a["x"].shape, _size(a["x"]))
-    yield sgd, "step_many", _sgd
+    yield sgd, "step_groups", _sgd
     for which in ("square_sum", "multiply"):
         yield gradients, which, lambda a, _, w=which: _gradients(a)[w]
 
@@ -122,7 +122,9 @@ def _columns(a: dict[str, Any], image: tuple[int, ...], columns: Any) -> dict[st
 
 
 def _sgd(a: dict[str, Any], _: Any) -> Cost:
-    costs = [sgd.cost(array.size, _size(array), bool(a["momentum"])) for array in a["parameters"]]
+    costs = [
+        sgd.cost(array.size, _size(array), bool(group.momentum)) for group in a["groups"] for array in group.parameters
+    ]
     return sum(moved for moved, _ in costs), sum(operations for _, operations in costs)
 
 

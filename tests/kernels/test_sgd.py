@@ -31,14 +31,14 @@ def groups(draw):
 
 @given(groups())
 @quick
-def test_step_many_equals_the_reference_in_float64(group):
+def test_a_group_equals_the_reference_in_float64(group):
     (parameters, grads, velocities), options = group
     exact = [[a.astype(np.float64) for a in arrays] for arrays in (parameters, grads, velocities)]
     untouched = [a.copy() for a in grads]
     if not options["momentum"]:
         velocities = [None] * len(parameters)
     for _ in range(2):
-        sgd.step_many(parameters, grads, velocities, **options)
+        sgd.step_groups([sgd.Group(parameters, grads, velocities, **options)])
         for one in zip(*exact, strict=True):
             sgd.reference_step(*one, **options)
     # Two steps of at most five operations, each rounded once, on numbers below 8.
@@ -65,9 +65,27 @@ def test_parameters_of_two_dtypes_and_layouts_go_together():
     rng = np.random.default_rng(9)
     base = [rng.normal(size=(6, 5)), rng.normal(size=(6, 5)).astype(np.float32), rng.normal(size=(5, 6)).T]
     want = [a - a.dtype.type(0.5) * a for a in base]
-    sgd.step_many(base, [a.copy(order="F") for a in base], [None] * 3, lr=0.5)
+    sgd.step_groups([sgd.Group(base, [a.copy(order="F") for a in base], [None] * 3, lr=0.5)])
     for got, expected in zip(base, want, strict=True):
         np.testing.assert_allclose(got, expected, rtol=2 * np.finfo(got.dtype).eps)
+
+
+def test_groups_of_several_kinds_go_together():
+    """Each by its own options: of three kinds of momentum, and the last two of the same."""
+    rng = np.random.default_rng(13)
+    options = [(0.1, 0.0, 1e-3, False), (0.2, 0.9, 0.0, False), (0.3, 0.8, 1e-2, True), (0.4, 0.7, 1e-3, True)]
+    groups, alone = (
+        [sgd.Group(*arrays.copy(), *own) for arrays, own in zip(start, options, strict=True)]
+        for start in [rng.normal(size=(4, 3, 2, 20_000)).astype(np.float32)]
+        for _ in range(2)
+    )
+    sgd.step_groups(groups)
+    for group in alone:
+        for arrays in zip(*group[:3], strict=True):
+            sgd.step(*arrays, *group[3:])
+    for group, other in zip(groups, alone, strict=True):
+        np.testing.assert_array_equal(group.parameters, other.parameters)
+        np.testing.assert_array_equal(group.velocities, other.velocities)
 
 
 @pytest.mark.parametrize("count", [1, 3])
@@ -76,9 +94,9 @@ def test_numbers_and_where_that_kernels_read(count):
     rng = np.random.default_rng(12)
     start = rng.normal(size=(3, count, 5000)).astype(np.float32)
     right, moved, left = start.copy(), start.copy(), start.copy()
-    sgd.step_many(*right, 0.1, 0.9, 1e-3, True)
-    sgd.step_many(*moved, 7.0, 0.5, 3.0, True, np.array(True), np.array([0.1, 0.9, 1e-3]))
-    sgd.step_many(*left, 0.1, 0.9, 1e-3, True, np.array(False))
+    sgd.step_groups([sgd.Group(*right, 0.1, 0.9, 1e-3, True)])
+    sgd.step_groups([sgd.Group(*moved, 7.0, 0.5, 3.0, True)], np.array(True), np.array([[0.1, 0.9, 1e-3]]))
+    sgd.step_groups([sgd.Group(*left, 0.1, 0.9, 1e-3, True)], np.array(False))
     np.testing.assert_array_equal(moved, right)
     np.testing.assert_array_equal(left, start)
 
@@ -86,7 +104,7 @@ def test_numbers_and_where_that_kernels_read(count):
 def test_a_read_only_parameter_is_refused():
     parameters = [np.ones(3, np.float32), np.broadcast_to(np.float32(1), (3,))]
     with pytest.raises(ValueError, match="read-only"):
-        sgd.step_many(parameters, [np.ones(3, np.float32)] * 2, [None] * 2, 0.1)
+        sgd.step_groups([sgd.Group(parameters, [np.ones(3, np.float32)] * 2, [None] * 2, 0.1)])
 
 
 def test_two_runs_give_the_same_bits():
@@ -106,7 +124,7 @@ def test_errors_come_before_anything_changes():
 
     def refused(error, match, grads, velocities, **options):
         with pytest.raises(error, match=match):
-            sgd.step_many([w, w], grads, velocities, 0.1, **options)
+            sgd.step_groups([sgd.Group([w, w], grads, velocities, 0.1, **options)])
         np.testing.assert_array_equal(w, np.ones(3))
 
     refused(
@@ -125,7 +143,7 @@ def test_on_each_device(device):
     rng = np.random.default_rng(23)
     exact = [[rng.normal(size=shape) for shape in [(3,), (130, 177), ()]] for _ in range(3)]
     parameters, grads, velocities = ([asarray(a.astype(np.float32)) for a in arrays] for arrays in exact)
-    sgd.step_many(parameters, grads, velocities, 0.1, 0.9, 1e-3, True)
+    sgd.step_groups([sgd.Group(parameters, grads, velocities, 0.1, 0.9, 1e-3, True)])
     for one in zip(*exact, strict=True):
         sgd.reference_step(*one, 0.1, 0.9, 1e-3, True)
     for got, want in zip(parameters + velocities, exact[0] + exact[2], strict=True):

@@ -113,8 +113,8 @@ CALLS = {
     "cross_layer.backward": (lambda: cross_layer.backward(GRAD, LAYERS, maps(3, 8)), (7 * 4 * SIZE, 13 * SIZE)),
     "im2col.im2col": (lambda: im2col.im2col(X, *WINDOW), (4 * (SIZE + 9 * SIZE), 0)),
     "im2col.col2im": (lambda: im2col.col2im(maps(4, 72, 36), X.shape, *WINDOW), (4 * (SIZE + 9 * SIZE), 9 * SIZE)),
-    "sgd.step_many": (
-        lambda: sgd.step_many(list(maps(2, 50)), list(maps(2, 50)), list(maps(2, 50)), 0.1, 0.9),
+    "sgd.step_groups": (
+        lambda: sgd.step_groups([sgd.Group(*[list(maps(2, 50))] * 3, 0.1, 0.9)]),
         (5 * 4 * 100, 800),
     ),
     "gradients.square_sum": (lambda: gradients.square_sum(list(maps(2, 50))), (4 * 100, 2 * 100)),

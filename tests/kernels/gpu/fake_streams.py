@@ -101,8 +101,10 @@ class MemoryPool:
 @contextlib.contextmanager
 def using_allocator(allocator=None):
     pools.append(getattr(allocator, "__self__", None))
-    yield
-    pools.pop()
+    try:
+        yield
+    finally:
+        pools.pop()
 
 
 def allocated(array):
@@ -180,6 +182,7 @@ def reset():
     copies.clear()
     null.clock.clear()
     buffers.clear()
+    current[:], pools[:] = [null], [None]
     pinned_allocator[0] = bytearray
 
 

@@ -176,7 +176,7 @@ def call_sgd(draw):
     arrays = [draw.empty(size) for size in sizes]
     momentum = draw(0, 1) * 0.9
     velocities = [draw.empty(size) if momentum else None for size in sizes]
-    sgd.step_many(arrays, arrays, velocities, 0.1, momentum, 1e-4, bool(momentum and draw(0, 1)))
+    sgd.step_groups([sgd.Group(arrays, arrays, velocities, 0.1, momentum, 1e-4, bool(momentum and draw(0, 1)))])
 
 
 def call_gradients(draw):

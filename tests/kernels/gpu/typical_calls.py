@@ -103,7 +103,8 @@ def call_all(dtype, images=16, side=32):
     for momentum, nesterov in ((0.0, False), (0.9, False), (0.9, True)):
         parameter, velocity = wide(10**6), wide(10**6) if momentum else None
         for count in (1, 2):
-            sgd.step_many([parameter] * count, [parameter] * count, [velocity] * count, 0.1, momentum, 0.0, nesterov)
+            arrays = [parameter] * count, [parameter] * count, [velocity] * count
+            sgd.step_groups([sgd.Group(*arrays, 0.1, momentum, 0.0, nesterov)])
 
     gradients.multiply([wide(10**6)] * 2, device.asarray(np.ones(())))
     gradients.square_sum([wide(10**6)] * 2)
