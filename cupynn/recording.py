@@ -58,7 +58,8 @@ class Recording:
     """
 
     def __init__(self) -> None:
-        self._constants: list[tuple[Array, np.ndarray]] = []
+        self._constants: list[Array] = []  # kept for the graph, which knows their addresses
+        self._values: list[np.ndarray] = []
         self._chunks: list[_Chunk] = []
         self._checks: list[Callable[[], bool]] = []
         self._zeroed: dict[Any, Array | None] = {}
@@ -74,10 +75,9 @@ class Recording:
     def constant(self, values: np.ndarray) -> Array:
         import cupy
 
-        values = np.array(values, order="C")
-        array = cupy.empty(values.shape, values.dtype)
-        self._constants.append((array, values))
-        return array
+        self._values.append(np.array(values, order="C"))
+        self._constants.append(cupy.empty(values.shape, values.dtype))
+        return self._constants[-1]
 
     def renewed(self, produce: Callable[[], np.ndarray]) -> Array:
         values = np.asarray(produce())
@@ -111,9 +111,9 @@ class Recording:
         """Copy constants, and the numbers that were asked for while recording, to the device."""
         import cupy
 
-        for array, values in self._constants:
+        for array, values in zip(self._constants, self._values, strict=True):
             array[...] = cupy.asarray(values)
-        self._constants = [(array, None) for array, _ in self._constants]  # the memory is kept, for the graph
+        self._values.clear()
         for chunk in self._chunks:
             chunk.send()
 

@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 
 from cupynn import device
-from cupynn.autograd import Function, Tensor
+from cupynn.autograd import Function, Tensor, is_grad_enabled
 from cupynn.device import Array
 from cupynn.kernels import runtime
 from cupynn.recording import Recording, current
 
 WARM_UP = 2  # calls with arrays of some shapes that just run: kernels are compiled, tables and velocities made
+CAPTURE_ERRORS = range(900, 910)  # cudaErrorStreamCaptureUnsupported and those that follow it
 GRAPHS = 4  # that a step keeps, one for each combination of shapes
 
 
@@ -80,7 +81,7 @@ class CapturedStep:
         if device.default_device() == "cpu" or runtime.mode() != "compiled" or current() is not None:
             return _each(self._step(*arrays), _leaf)
         arrays = tuple(device.asarray(array) for array in arrays)
-        shapes = (device.default_device(), *((array.shape, array.dtype) for array in arrays))
+        shapes = (device.default_device(), is_grad_enabled(), *((array.shape, array.dtype) for array in arrays))
         graph = self._graphs.get(shapes)
         if graph is not None and graph.valid:
             self._graphs.move_to_end(shapes)
@@ -117,7 +118,7 @@ class _Recorded:
             except BaseException as error:
                 with contextlib.suppress(RuntimeError):  # CUDA ends a capture that it refuses a part of
                     stream.end_capture()
-                if isinstance(error, cupy.cuda.runtime.CUDARuntimeError):
+                if isinstance(error, cupy.cuda.runtime.CUDARuntimeError) and error.status in CAPTURE_ERRORS:
                     raise RuntimeError(_explanation(step, "waits for the device", error)) from error
                 if isinstance(error, _CopyFromHost):
                     raise RuntimeError(_explanation(step, "copies an array from the host", error)) from None

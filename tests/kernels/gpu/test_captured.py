@@ -158,6 +158,18 @@ def test_state_that_is_loaded_goes_on(gpu_log):
     assert_same_bits(run(cupynn.captured), run(plain))
 
 
+def test_options_are_checked_as_ever(gpu_log):
+    training = Training(Drops, cupynn.captured)
+    for number in range(4):
+        training.step(*training.batch(number))
+    training.optimizer.param_groups[0]["lr"] = -0.1
+    before = training.state()
+    with pytest.raises(ValueError, match=r"SGD: lr of group 0 must be >= 0; got -0.1"):
+        training.step(*training.batch(4))
+    for name, array in training.state().items():
+        np.testing.assert_array_equal(array, before[name])
+
+
 def test_a_parameter_that_is_replaced_is_found(gpu_log):
     training = Training(Drops, cupynn.captured, momentum=0.0, nesterov=False)
     for number in range(4):
