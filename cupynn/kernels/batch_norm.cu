@@ -368,3 +368,13 @@ __global__ void gradient(const S* __restrict__ grad, const S* __restrict__ x, co
         step(n, c, channels);
     }
 }
+
+// The running statistics of `size` channels: running = keep * running + share * batch's.
+template <typename T>
+__global__ void move_running(T* __restrict__ running_mean, T* __restrict__ running_var, const T* __restrict__ mean,
+                             const T* __restrict__ variance, long long size, T keep, T share, T variance_share) {
+    const long long c = (long long)blockIdx.x * blockDim.x + threadIdx.x;
+    if (c >= size) return;
+    running_mean[c] = keep * running_mean[c] + share * mean[c];
+    running_var[c] = keep * running_var[c] + variance_share * variance[c];
+}

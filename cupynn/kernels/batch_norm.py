@@ -17,6 +17,7 @@ from typing import Literal
 from cupynn.device import Array, compute_dtype, is_floating, wide, xp_of
 from cupynn.kernels import runtime
 from cupynn.kernels.batch_norm_launch import CPU, GPU, backward, instantiations, normalise, statistics
+from cupynn.kernels.batch_norm_launch import move_running as launch_move_running
 from cupynn.kernels.images import with_whole_images
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "forward_eval",
     "forward_train",
     "instantiations",
+    "move_running",
     "statistics",
 ]
 
@@ -132,6 +134,31 @@ def backward_eval(
         return _narrowed(gradients, x)
     inv_std = _inv_std(running_var, eps)
     return backward(grad, x, y, gamma, beta, running_mean, inv_std, relu, residual, training=False)
+
+
+def move_running(
+    running_mean: Array, running_var: Array, mean: Array, variance: Array, momentum: float, count: int
+) -> None:
+    """Move running statistics, in place, towards those of a batch with `count` values in a channel:
+
+        running = (1 - momentum) * running + momentum * batch's,          of the unbiased variance
+
+    One launch on a GPU; on the CPU NumPy's few operations on as many numbers as there are channels take no longer.
+    """
+    running = running_mean, running_var
+    shares = momentum, momentum * count / (count - 1)
+    here = all(array.flags.c_contiguous for array in running) and running_mean.size
+    if here and runtime.is_gpu(mean) and runtime.compiled_for(*running, mean, variance):
+        launch_move_running(*running, mean, variance, 1 - momentum, shares)
+    else:
+        reference_move_running(*running, mean, variance, 1 - momentum, shares)
+
+
+def reference_move_running(running_mean, running_var, mean, variance, keep, shares):
+    running_mean *= keep
+    running_mean += shares[0] * mean
+    running_var *= keep
+    running_var += shares[1] * variance
 
 
 def reference_forward_train(x, gamma, beta, eps, relu=False, residual=None):

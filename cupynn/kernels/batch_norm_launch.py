@@ -18,6 +18,7 @@ from cupynn.kernels.images import span, whole, with_whole_images
 CPU = {"chunk": 16384, "elements": 16384, "lanes": 32, "small": 256, "row_chunk": 65536}
 GPU = {"chunk": 4096, "elements": 2048, "lanes": 1, "small": 7, "row_chunk": 8192}
 WIDTH = 1024  # as in batch_norm.cu
+PER_CHANNEL = "combine_statistics", "combine_gradients", "move_running"
 
 
 class _Launch(NamedTuple):
@@ -142,11 +143,23 @@ def backward(
     return (dx, dgamma, dbeta, dresidual) if residual else (dx, dgamma, dbeta)
 
 
+def move_running(
+    running_mean: Array, running_var: Array, mean: Array, variance: Array, keep: float, shares: tuple[float, float]
+) -> None:
+    """running = keep * running + share * batch's, in place: mean and variance of a channel, each with its share."""
+    numbers = [runtime.scalar(running_mean.dtype, number) for number in (keep, *shares)]
+    size, threads = running_mean.size, runtime.threads(like=running_mean)
+    args = running_mean, running_var, *_contiguous(xp_of(mean), mean, variance), np.int64(size), *numbers
+    running = running_mean, running_var
+    name = f"move_running<{runtime.ctype(mean)}>"
+    runtime.launch("batch_norm", name, -(-size // threads), threads, args, touches=running)
+
+
 def instantiations() -> list[str]:
     """Every kernel that may be launched on a GPU."""
     flags, relus = ("false", "true"), (0, 1, 6)
     kept = [(0, "false"), *((relu, keep) for relu in (1, 6) for keep in flags)]
-    expressions = [f"{name}<{t}>" for name in ("combine_statistics", "combine_gradients") for t in ("float", "double")]
+    expressions = [f"{name}<{t}>" for name in PER_CHANNEL for t in ("float", "double")]
     for t in ("float", "double", "Half", "BFloat16"):
         expressions += [f"normalise<{t}, {relu}, {residual}>" for relu in relus for residual in flags]
         expressions += [f"gradient<{t}, {relu}, {training}>" for relu in relus for training in flags]

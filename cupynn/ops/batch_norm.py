@@ -18,10 +18,7 @@ class BatchNormTraining(Function):
         _check_running(x, self.running_mean, self.running_var)
         if self.running_mean is not None:
             count = x.size // x.shape[1]
-            self.running_mean *= 1 - self.momentum
-            self.running_mean += self.momentum * mean
-            self.running_var *= 1 - self.momentum
-            self.running_var += (self.momentum * count / (count - 1)) * variance
+            kernel.move_running(self.running_mean, self.running_var, mean, variance, self.momentum, count)
         self.save(x, y if self.relu and residual else None, weight, bias, mean, inv_std)
         return y
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from cupynn.autograd import Function, Tensor, is_grad_enabled
 from cupynn.device import xp_of
 from cupynn.kernels import cross_layer as kernel
+from cupynn.kernels.batch_norm import move_running
 
 
 class _Gradient:
@@ -152,10 +153,7 @@ def cross_layer_batch_norm(
         kernel.check([h.data for h in tensors], weight.data if isinstance(weight, Tensor) else weight)
         means, variances, (count, *_) = zip(*(h.statistics(batch) for h in inputs), strict=True)
         mean, variance = xp.stack(means), xp.stack(variances)
-        running_mean *= 1 - momentum
-        running_mean += momentum * mean
-        running_var *= 1 - momentum
-        running_var += (momentum * count / (count - 1)) * variance
+        move_running(running_mean, running_var, mean, variance, momentum, count)
     else:
         tensors, gradients = _read(inputs, name)
         mean, variance = running_mean.copy(), running_var  # training may move it before backward

@@ -276,3 +276,19 @@ def test_on_each_device(device, shape, relu):
     bounds = (tolerance * (1 + xhat) * statistics[4].max() * most, tolerance * count * most, tolerance * count * most)
     for got, exact, bound in zip(gradients, want, bounds, strict=True):
         np.testing.assert_allclose(to_numpy(got), exact, rtol=0, atol=bound)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_running_statistics(dtype):
+    """The kernel, which runs on a GPU, and the reference, which runs here: three roundings of each number."""
+    start = np.random.default_rng(31).uniform(0.5, 2, (4, 3, 700)).astype(dtype)
+    numbers = 0.9, (0.1, 0.1 * 8 / 7)
+    given, wanted = start.copy(), start.astype(np.float64)
+    batch_norm.reference_move_running(*wanted, *numbers)
+    if batch_norm.runtime.compiled_for(given):
+        batch_norm.launch_move_running(*given, *numbers)
+        np.testing.assert_allclose(given, wanted, rtol=4 * np.finfo(dtype).eps)
+    given = start.copy()
+    batch_norm.move_running(*given, 0.1, 8)
+    np.testing.assert_allclose(given, wanted, rtol=4 * np.finfo(dtype).eps)
+    np.testing.assert_array_equal(given[2:], start[2:])

@@ -47,6 +47,7 @@ def call_all(dtype, images=16, side=32):
             for residual in (False, True):
                 batch_norm.backward_train(maps, maps, out, *[channels] * 4, relu, residual)
                 batch_norm.backward_eval(maps, maps, out, *[channels] * 4, 1e-5, relu, residual)
+    batch_norm.move_running(channels, channels, channels, channels, 0.1, 16)
     for name in activations.ACTIVATIONS:
         activations.backward(name, y, activations.forward(name, x))
     dropout.forward(x, 0.5, (1, 2))
