@@ -131,7 +131,7 @@ def backward(
     norm, outputs = (mean, inv_std, gamma, beta), (*chunked, dresidual) if keep else tuple(chunked)
     args = grad, x, y, *norm, *chunked, dresidual if keep else None, *pitches, *launch.chunk_sizes
     _run("gradient_sums" + suffix, arguments, launch.chunk_grid, launch.chunk_block, args, outputs)
-    dgamma, dbeta = xp.empty((2, channels), mean.dtype)
+    dgamma, dbeta = (xp.empty(channels, mean.dtype) for _ in range(2))  # each its own, so that a leaf may keep it
     args = chunk_grad, chunk_product, inv_std, dgamma, dbeta, launch.chunks, channels
     _run("combine_gradients", runtime.ctype(mean), *launch.per_channel, args, (dgamma, dbeta))
     if keep:  # it holds g, so neither grad nor the mask is needed again

@@ -63,7 +63,8 @@ def input_gradient(grad: Array, w: Array, g, add_to: Array | None = None) -> Arr
 def weight_gradient(grad: Array, x: Array, w: Array, g) -> Array:
     """dw (O, C/groups, KH, KW) of geometry `g`."""
     xp = xp_of(x)
-    dw = xp.zeros((g.groups, g.o_group, w[0].size), w.dtype)
+    dw = xp.zeros(w.shape, w.dtype)
+    by_group = dw.reshape(g.groups, g.o_group, w[0].size)
     rows_of_grad = grad.reshape(g.n, g.groups, g.o_group, g.oh * g.ow)
     one_by_one = g.oh * g.ow >= 64 and not runtime.is_gpu(
         x
@@ -74,12 +75,12 @@ def weight_gradient(grad: Array, x: Array, w: Array, g) -> Array:
         for group in range(g.groups):
             if one_by_one:
                 for grad_image, column_image in zip(part[:, group], columns[:, group], strict=True):
-                    dw[group] += runtime.product(grad_image, column_image.T)
+                    by_group[group] += runtime.product(grad_image, column_image.T)
             else:  # images and pixels summed over in one product, of transposed copies
                 left = part[:, group].swapaxes(0, 1).reshape(g.o_group, -1)
                 right = columns[:, group].swapaxes(1, 2).reshape(left.shape[1], -1)
-                dw[group] += runtime.product(left, right)
-    return dw.reshape(w.shape)
+                by_group[group] += runtime.product(left, right)
+    return dw
 
 
 def _tiles(g, like: Array) -> Iterator[tuple[slice, int, int]]:
