@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from cupynn import device
-from cupynn.kernels import conv
+from cupynn.kernels import conv, conv_tc, runtime
 from cupynn.kernels.conv import Geometry
 from cupynn.train.speed import median_seconds
 
@@ -37,8 +37,9 @@ def geometries() -> Iterator[tuple[str, Geometry]]:
 
 def chosen(g: Geometry) -> str:
     """The method that is used where nothing is measured, or the methods, if passes differ."""
-    gpu = device.default_device() != "cpu"
-    return ", ".join(dict.fromkeys(conv.method(g, gpu, which) for which in PASSES))
+    like = device.asarray(np.zeros(0, np.float32))
+    gpu, tensor_cores = runtime.is_gpu(like), conv_tc.fits(g, like)
+    return ", ".join(dict.fromkeys(conv.method(g, gpu, which, tensor_cores=tensor_cores) for which in PASSES))
 
 
 def measured(g: Geometry) -> list[dict[str, float]]:

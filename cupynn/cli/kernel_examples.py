@@ -19,6 +19,7 @@ from cupynn.kernels import (
     contract_fold,
     conv,
     conv_scaled,
+    conv_tc,
     cross_entropy,
     cross_layer,
     depthwise,
@@ -197,6 +198,22 @@ def _method(normal: Normal, method: ModuleType, padding: int, *shapes: tuple[int
     return run
 
 
+def _conv_tc(normal: Normal) -> Example:
+    """TF32; where tensor cores cannot multiply it, the reference."""
+    x, w, bias, grad = normal(4, 24, 11, 11), normal(70, 24, 3, 3), normal(70), normal(4, 70, 11, 11)
+    g = conv.geometry(x.shape, w.shape, padding=1)
+    lacking = runtime.is_gpu(x) and runtime.capability(x) < conv_tc.LEAST_ARCHITECTURE
+
+    def run() -> list[Array]:
+        if lacking or not runtime.compiled_for(x):
+            gradients = conv_tc.reference_input_gradient(grad, w, g), conv_tc.reference_weight_gradient(grad, x, w, g)
+            return [conv_tc.reference_forward(x, w, bias, g), *gradients]
+        gradients = conv_tc.input_gradient(grad, w, g), conv_tc.weight_gradient(grad, x, w, g)
+        return [conv_tc.forward(x, w, bias, g), *gradients]
+
+    return run
+
+
 def _pointwise(normal: Normal) -> Example:
     return _method(normal, pointwise, 0, (9, 40, 7, 7), (70, 40, 1, 1), (70,), (9, 70, 7, 7))
 
@@ -211,6 +228,7 @@ EXAMPLES: dict[str, Callable[[Normal], Example]] = {
     "contract": _contract,
     "conv": _conv,
     "conv_scaled": _conv_scaled,
+    "conv_tc": _conv_tc,
     "cross_entropy": _cross_entropy,
     "cross_layer": _cross_layer,
     "depthwise": _depthwise,

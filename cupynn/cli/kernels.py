@@ -90,9 +90,20 @@ def run(arguments: argparse.Namespace) -> None:
         print("\n".join(f"{name}.{expression}" for name in chosen for expression in chosen[name]))
         print(f"{count} instantiations; --compile shows what they take of a GPU")
         return
+    tasks = [(name, architecture, chosen[name]) for name in chosen for architecture in arguments.arch]
+    older = [task for task in tasks if task[1] < nvrtc.least_architecture(task[0])]
+    tasks = [task for task in tasks if task not in older]
+    left_out = [
+        f"{name} is not for {architecture}: it needs {nvrtc.least_architecture(name)}"
+        for name, architecture, _ in older
+    ]
+    if not tasks:
+        raise CommandError("; ".join(left_out), BAD_USE)
     with expected(KernelCompileError):
-        rows = list(report(chosen, arguments.arch))
+        rows = list(report(tasks))
     print(_table(rows))
+    for line in left_out:
+        print(line)
     spilling = sum(row.spill_stores + row.spill_loads > 0 for row in rows)
     on_stack = sum(row.stack > 0 for row in rows)
     least = min(rows, key=lambda row: row.occupancy)
@@ -105,9 +116,8 @@ def run(arguments: argparse.Namespace) -> None:
             pathlib.Path(arguments.json).write_text(json.dumps([row._asdict() for row in rows], indent=1) + "\n")
 
 
-def report(chosen: dict[str, list[str]], architectures: Sequence[int]) -> Iterator[Row]:
-    """Compile these instantiations of each kernel file for each architecture. Raises KernelCompileError."""
-    tasks = [(name, architecture, chosen[name]) for name in chosen for architecture in architectures]
+def report(tasks: Sequence[tuple[str, int, Sequence[str]]]) -> Iterator[Row]:
+    """Compile (kernel file, architecture, instantiations), one after the other. Raises KernelCompileError."""
     processes = min(os.cpu_count() or 1, len(tasks))
     if processes == 1:
         yield from (row for task in tasks for row in compiled(*task))

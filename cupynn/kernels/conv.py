@@ -6,9 +6,9 @@ x (N, C, H, W), w (O, C/groups, KH, KW), bias (O), y (N, O, OH, OW); zeros outsi
 input channels of its own group, o // (O/groups). Where x is float16 or bfloat16, so are y and gradients to x, while
 w, bias and their gradients are float32.
 
-Five methods compute it: `conv_direct.py` (`conv.cu`, nothing is unfolded), `conv_columns.py` (im2col and a matrix
-product), `conv_depthwise.py` (one channel per group), `pointwise.py` (1x1 without padding) and `winograd.py` (3x3 at
-stride 1, with fewer multiplications).
+Six methods compute it: `conv_direct.py` (`conv.cu`, nothing is unfolded), `conv_columns.py` (im2col and a matrix
+product), `conv_depthwise.py` (one channel per group), `pointwise.py` (1x1 without padding), `winograd.py` (3x3 at
+stride 1, with fewer multiplications) and, on a GPU, `conv_tc.py` (tensor cores, for 16 bits and TF32).
 `method` picks one by shape; with CUPYNN_TUNE=1 those that can are timed once per shape, and the fastest stays.
 """
 
@@ -22,7 +22,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from cupynn.device import Array, compute_dtype, is_floating, wide, xp_of
-from cupynn.kernels import conv_columns, conv_depthwise, conv_direct, pointwise, runtime, winograd
+from cupynn.kernels import conv_columns, conv_depthwise, conv_direct, conv_tc, pointwise, runtime, winograd
 from cupynn.kernels.conv_plan import target
 from cupynn.kernels.im2col import Pair, output_size, reference_col2im, reference_im2col
 from cupynn.kernels.images import with_whole_images
@@ -168,13 +168,21 @@ METHODS = {
     "depthwise": conv_depthwise,
     "pointwise": pointwise,
     "winograd": winograd,
+    "tensor cores": conv_tc,
 }
 choices: dict[tuple[str, Geometry, str, bool], str] = {}
 """Which method each pass of each shape has used in this process: (pass, geometry, dtype, on a GPU) -> name."""
 
 
-def method(g: Geometry, gpu: bool = False, which: str = "forward", itemsize: int = 4) -> str:
-    """The name of the method that pass `which` of geometry `g` uses where nothing is measured and its tiles fit."""
+def method(
+    g: Geometry, gpu: bool = False, which: str = "forward", itemsize: int = 4, tensor_cores: bool = False
+) -> str:
+    """The name of the method that pass `which` of geometry `g` uses where nothing is measured and its tiles fit.
+
+    `tensor_cores`: whether there are any that may be used, `conv_tc.fits`.
+    """
+    if tensor_cores and conv_tc.wins(g):
+        return "tensor cores"
     if g.c_group == 1 and g.groups > 1:
         return "depthwise"
     if not gpu and pointwise.takes(g) and _pointwise_wins(g, which):
@@ -221,6 +229,8 @@ def methods(g: Geometry, x: Array) -> list[str]:
         names.append("pointwise")
     if winograd.takes(g) and x.dtype.itemsize > 2:
         names.append("winograd")
+    if conv_tc.fits(g, x):
+        names.append("tensor cores")
     return names
 
 
@@ -233,7 +243,8 @@ def _run(which: str, g: Geometry, x: Array, compute: Callable, target: Array | N
         if os.environ.get("CUPYNN_TUNE") == "1":
             name = min(possible, key=lambda name: _seconds(lambda: compute(METHODS[name], None), x))
         else:
-            wanted = method(g, runtime.is_gpu(x), which, x.dtype.itemsize), "direct", "im2col"
+            first = method(g, runtime.is_gpu(x), which, x.dtype.itemsize, "tensor cores" in possible)
+            wanted = first, "direct", "im2col"
             name = next(name for name in wanted if name in possible)
         choices[key] = name
     return compute(METHODS[name], target)

@@ -149,7 +149,7 @@ def test_every_method_of_convolution_costs_what_the_convolution_does(name, monke
     for shape, w_shape, groups in SHAPES.values():
         x, w = maps(*shape), maps(*w_shape)
         g = conv.geometry(shape, w_shape, 1, w_shape[2] // 2, 1, groups)
-        if name in conv.methods(g, x):
+        if name in conv.methods(g, x) or name == "tensor cores":  # which a CPU emulates, but does not choose
             break
     monkeypatch.setattr(conv, "choices", {(which, g, "f", False): name for which in conv.cost(g)})
     options = (1, w_shape[2] // 2, 1, groups)

@@ -10,6 +10,7 @@ from .blas import multiply, product
 from .build import cache_folder, compiler_version, find_compiler
 from .dispatch import (
     as_on_gpu,
+    capability,
     compiled_for,
     ctype,
     device_number,
@@ -28,6 +29,7 @@ __all__ = [
     "KernelCompileError",
     "as_on_gpu",
     "cache_folder",
+    "capability",
     "compiled_for",
     "compiler_version",
     "ctype",

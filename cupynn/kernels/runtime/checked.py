@@ -130,7 +130,7 @@ class _Memory:
                 self.begin.append(address)
                 self.size.append(array.nbytes)
                 self.members.append([position])
-        guards = [max(GUARD, size) for size in self.size]
+        guards = [max(GUARD, -(-size // 64) * 64) for size in self.size]  # so that every copy is aligned
         strides = [2 * guard + -(-size // 64) * 64 for guard, size in zip(guards, self.size, strict=True)]
         self.bytes = np.frombuffer(mmap.mmap(-1, max(sum(strides), 1), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), np.uint8)
         self.start = [sum(strides[:i]) + guard for i, guard in enumerate(guards)]

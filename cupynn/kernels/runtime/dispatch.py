@@ -83,6 +83,11 @@ def _narrow_name(dtype: np.dtype) -> str | None:
     return name
 
 
+def capability(like: Array) -> int:
+    """Ten times the compute capability of the GPU where an array is, as in `sm_80`; 0 on the CPU."""
+    return int(like.device.compute_capability) if is_gpu(like) else 0
+
+
 def scalar(dtype: Any, value: float) -> np.generic:
     """`value` as a scalar argument of type T, in which arrays of this dtype are computed with."""
     return compute_dtype(np.dtype(dtype)).type(value)

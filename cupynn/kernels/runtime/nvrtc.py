@@ -36,6 +36,11 @@ def instantiations(name: str) -> list[str]:
     return importlib.import_module(f"cupynn.kernels.{name}").instantiations()
 
 
+def least_architecture(name: str) -> int:
+    """The oldest architecture that `NAME.cu` compiles for: its face's LEAST_ARCHITECTURE, else 70."""
+    return getattr(importlib.import_module(f"cupynn.kernels.{name}"), "LEAST_ARCHITECTURE", 70)
+
+
 def compile_kernel(name: str, architecture: int, expressions: Sequence[str] | None = None) -> dict[str, Figures]:
     """The figures of instantiations of `NAME.cu` (default: all) for an architecture: 80 is compute capability 8.0."""
     source = (build.KERNELS / f"{name}.cu").read_text()

@@ -28,10 +28,10 @@ def source_of(code, options):
 
 @lru_cache
 def signature(source, expression):
-    """((C++ types of the parameters), threads that __launch_bounds__ allows) of an instantiation."""
+    """((C++ types of the parameters), threads that __launch_bounds__ allows, if it is a number) of an instantiation."""
     kernel, _, given = expression.partition("<")
     found = re.search(
-        rf"(?:^template <(.*)>\s*)?__global__ void (?:__launch_bounds__\((\d+).*?\) )?{kernel}\(([^)]*)\)",
+        rf"(?:^template <(.*)>\s*)?__global__ void (?:__launch_bounds__\((\d*).*?\) )?{kernel}\(([^)]*)\)",
         source.read_text(),
         re.MULTILINE,
     )

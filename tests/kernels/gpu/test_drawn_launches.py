@@ -16,6 +16,7 @@ from cupynn.kernels import (
     conv_depthwise,
     conv_direct,
     conv_scaled,
+    conv_tc,
     cross_entropy,
     cross_layer,
     gradients,
@@ -103,6 +104,20 @@ def call_conv_scaled(draw):
     conv_scaled.forward(x, w, y, scale)
     conv_scaled.input_gradient(y, w, dx, scale)
     conv_scaled.weight_gradient(y, x, w, scale)
+
+
+def call_conv_tc(draw):
+    draw.dtype = np.float16 if draw.dtype == np.float64 else draw.dtype
+    kernel, shape = (draw(1, 2, 3, 5, 7), draw(1, 3, 7)), draw.maps(4, 8, 34, 200)
+    weight = draw(6, 16, 34, 200), shape[1], *kernel
+    try:
+        g = conv.geometry(shape, weight, draw(1, 2, 3), (kernel[0] // 2, kernel[1] // 2), draw(1, 1, 2))
+    except ValueError:  # the kernel does not fit
+        return
+    x, grad, w = draw.empty(*shape), draw.empty(*g.output_shape), fake_cupy.module.empty(weight, np.float32)
+    conv_tc.forward(x, w, None, g)
+    conv_tc.input_gradient(grad, w, g)
+    conv_tc.weight_gradient(grad, x, w, g)
 
 
 def call_depthwise(draw):

@@ -12,6 +12,7 @@ from cupynn.kernels import (
     conv_depthwise,
     conv_direct,
     conv_scaled,
+    conv_tc,
     cross_entropy,
     cross_layer,
     dropout,
@@ -76,6 +77,13 @@ def call_all(dtype, images=16, side=32):
             conv_scaled.forward(x, w, y, scale)
             conv_scaled.input_gradient(y, w, dx, scale)
             conv_scaled.weight_gradient(y, x, w, scale)
+    for outputs in (32, 64, 128) if x.dtype.itemsize < 8 else ():
+        w = wide(outputs, 64, 3, 3)
+        g = conv.geometry(x.shape, w.shape, padding=1)
+        grad = zeros(*g.output_shape)
+        conv_tc.forward(x, w, wide(outputs), g)
+        conv_tc.input_gradient(grad, w, g)
+        conv_tc.weight_gradient(grad, x, w, g)
     im2col.im2col(x, (3, 3), (1, 1), (1, 1), (1, 1))
     im2col.col2im(wide(images, 576, side * side), x.shape, (3, 3), (1, 1), (1, 1), (1, 1))
 
