@@ -109,7 +109,7 @@ __global__ void __launch_bounds__(WARPS_M * WARPS_N * 32, WARPS_M * WARPS_N > 4 
   constexpr int THREADS = WARPS_M * WARPS_N * 32, M = WARPS_M * ROWS * 16, N = WARPS_N * 32;
   constexpr int CHUNKS = STAGE_BYTES / CHUNK, TEAMS = THREADS / CHUNKS;  // a team copies a row
   constexpr int M_COPIES = M / TEAMS, N_COPIES = N / TEAMS;
-  extern __shared__ unsigned char shared_memory[];
+  extern __shared__ __align__(128) unsigned char shared_memory[];
   const Plan plan = *(const Plan*)plan_data;  // in registers: copies may change any memory, for all the compiler knows
   const Phase* phases = (const Phase*)((const Plan*)plan_data + 1);
   int number = plan.phases - 1;
@@ -228,7 +228,7 @@ __global__ void __launch_bounds__(WARPS_M * WARPS_N * 32, WARPS_M * WARPS_N > 4 
   constexpr int M_CHUNKS = M / IN_CHUNK, N_CHUNKS = N / IN_CHUNK;            // of a pixel
   constexpr int M_TEAMS = THREADS / M_CHUNKS, N_TEAMS = THREADS / N_CHUNKS;  // a team copies a pixel
   constexpr int M_COPIES = PIXELS / M_TEAMS, N_COPIES = PIXELS / N_TEAMS;
-  extern __shared__ unsigned char shared_memory[];
+  extern __shared__ __align__(128) unsigned char shared_memory[];
   const Plan plan = *(const Plan*)plan_data;
   const Tap* taps = (const Tap*)((const Plan*)plan_data + 1);
   const int first_out = blockIdx.x % plan.out_tiles * M, tile = blockIdx.x / plan.out_tiles;

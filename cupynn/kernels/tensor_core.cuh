@@ -26,7 +26,8 @@
 template <typename E> __device__ __forceinline__ E tensor_core_number(float value) { return E(value); }
 template <> __device__ __forceinline__ float tensor_core_number<float>(float value) {
   const unsigned bits = __float_as_uint(value);
-  return (bits & 0x7fffffffu) > 0x7f800000u ? value : __uint_as_float((bits + 0x1000u) & 0xffffe000u);
+  const bool nan = (bits & 0x7fffffffu) > 0x7f800000u;  // whose last 13 digits may be all that is not 0
+  return __uint_as_float(nan ? 0x7fffffffu : (bits + 0x1000u) & 0xffffe000u);
 }
 
 // Copies of 16 bytes from global to shared memory that a thread starts and does not wait for. Addresses are multiples of

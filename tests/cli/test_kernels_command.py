@@ -35,11 +35,21 @@ def test_the_report(capsys, tmp_path):
     assert [*rows[0]] == [*kernels.Row._fields]
 
 
+def test_a_kernel_is_left_out_of_what_is_too_old_for_it(capsys):
+    pytest.importorskip("cupy", reason="CuPy is not installed")
+    chosen = ["--filter", "reduce", "--filter", "tc"]
+    assert main(["kernels", "--compile", "--arch", "70", "80", *chosen]) == 0
+    _, row, left_out, last = capsys.readouterr().out.splitlines()
+    assert row.split()[:2] == ["conv_tc.reduce", "80"] and left_out == "conv_tc is not for 70: it needs 80"
+    assert last.startswith("1 instantiations for 2 architectures")
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
         (["--filter", "nonsense"], "no kernel's name holds 'nonsense'"),
         (["--compile", "--arch", "35"], "--arch 35: known are 70, 72, 75, 80,"),
+        (["--compile", "--arch", "70", "--filter", "conv_tc"], "conv_tc is not for 70: it needs 80"),
         (["--json", "report.json"], "--json goes with --compile"),
     ],
 )

@@ -18,7 +18,7 @@ __global__ void multiply(const unsigned* a, const unsigned* b, const float* c, f
 // `shift` bytes after that.
 template <bool TRANSPOSED>
 __global__ void matrices(const unsigned short* x, const int* rows, unsigned* out, int shift) {
-  extern __shared__ unsigned char shared_memory[];
+  extern __shared__ __align__(16) unsigned char shared_memory[];
   unsigned short* staged = (unsigned short*)shared_memory;
   for (int i = threadIdx.x; i < 264; i += 32) staged[i] = i < 256 ? x[i] : 0;
   __syncthreads();
@@ -35,7 +35,7 @@ template <typename E> __global__ void round_numbers(const float* x, float* y, in
 // its neighbour has copied. x begins `shift` bytes in; of thread `absent` zeros are copied, from nowhere.
 template <bool WAITS, bool MEETS>
 __global__ void pass_on(const float* x, float* y, int rounds, int shift, int absent) {
-  extern __shared__ unsigned char shared_memory[];
+  extern __shared__ __align__(16) unsigned char shared_memory[];
   float* stages = (float*)shared_memory;
   const int thread = threadIdx.x, threads = blockDim.x, other = (thread + 1) % threads;
   const unsigned char* from = (const unsigned char*)x + shift + thread * 16;

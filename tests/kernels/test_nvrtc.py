@@ -70,11 +70,11 @@ def test_what_a_kernel_takes_of_a_gpu(name, architecture):
     if architecture < nvrtc.least_architecture(name):
         pytest.skip(f"it needs compute capability {nvrtc.least_architecture(name) / 10}")
     expressions = nvrtc.instantiations(name)
-    # Kernels of 16 bits differ from those of float in loads and stores: each is compiled for one of the architectures.
-    # Those of tensor cores have products of their own.
-    narrow = [expression for expression in expressions if re.search("Half|BFloat16", expression) and name != "conv_tc"]
-    share = narrow[ARCHITECTURES.index(architecture) :: len(ARCHITECTURES)]
-    expressions = [expression for expression in expressions if expression not in narrow] + share
+    # Kernels of 16 bits and of double are those of float with other loads and stores, or more registers: each is
+    # compiled for one of the architectures. Those of tensor cores have products of their own.
+    others = [one for one in expressions if re.search("double|Half|BFloat16", one) and name != "conv_tc"]
+    share = others[ARCHITECTURES.index(architecture) :: len(ARCHITECTURES)]
+    expressions = [expression for expression in expressions if expression not in others] + share
     for expression, figures in nvrtc.compile_kernel(name, architecture, expressions).items():
         kernel = f"{name}.{expression}"
         launch = launches.typical(name, expression)

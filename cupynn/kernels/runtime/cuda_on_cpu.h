@@ -26,6 +26,7 @@
 #define __constant__ static
 #define __shared__ thread_local
 #define __grid_constant__
+#define __align__(bytes)  // of dynamic shared memory, which is aligned to more below
 
 // Dynamic shared memory: a kernel writes `extern __shared__ unsigned char shared_memory[];`. Only kernels that do
 // so get the buffer (the runtime sets its size); a CPU tile lives in the L2 cache, so it is larger than a GPU's.
