@@ -208,7 +208,7 @@ def _grid(elements: int) -> int:
 
 
 def _plan_of(g, x: Array, which: str) -> Plan:
-    return _make_plan(g, x.dtype.itemsize, which, x.device.id if runtime.is_gpu(x) else None)
+    return _make_plan(g, x.dtype.itemsize, which, runtime.device_number(x))
 
 
 @lru_cache(maxsize=2048)

@@ -84,8 +84,10 @@ def _narrow_name(dtype: np.dtype) -> str | None:
 
 
 def capability(like: Array) -> int:
-    """Ten times the compute capability of the GPU where an array is, as in `sm_80`; 0 on the CPU."""
-    return int(like.device.compute_capability) if is_gpu(like) else 0
+    """Ten times the compute capability of the GPU where an array is, as in `sm_80`; 0 on the CPU, 80 in `as_on_gpu`."""
+    if not is_gpu(like):
+        return 0
+    return 80 if device_number(like) is None else int(like.device.compute_capability)
 
 
 def scalar(dtype: Any, value: float) -> np.generic:
