@@ -58,11 +58,6 @@ template <int CHUNKS, bool FLOATS = false> __device__ __forceinline__ int swizzl
   return (row * CHUNKS + (chunk ^ exchange)) * CHUNK;
 }
 
-// Element `column` of row `row` of 4-byte elements, in CHUNKS swizzled chunks.
-template <int CHUNKS> __device__ __forceinline__ unsigned word(const unsigned char* rows, int row, int column) {
-  return *(const unsigned*)(rows + swizzled<CHUNKS, true>(row, column / 4) + column % 4 * 4);
-}
-
 // x (N, channels, plane) -> laid (N, plane, padded): one block moves 32 channels of 32 pixels. Images lie `pitch` elements
 // apart.
 template <typename E>
@@ -119,43 +114,48 @@ __global__ void __launch_bounds__(WARPS_M * WARPS_N * 32, WARPS_M * WARPS_N > 4 
   const Tap* taps = (const Tap*)(phases + plan.phases) + phase.first_tap;
   const int first_pixel = (block - phase.first_block) * M;
   const int lane = threadIdx.x % 32, warp_m = threadIdx.x / 32 % WARPS_M, warp_n = threadIdx.x / 32 / WARPS_M;
-  const unsigned char *read = (const unsigned char*)x, *weights = (const unsigned char*)packed;
 
   // What this thread copies: one chunk of every stage, of some pixels and some output channels.
   const int team = threadIdx.x / CHUNKS, member = threadIdx.x % CHUNKS;
   int top[M_COPIES], left[M_COPIES];  // a pixel's window
-  long long pixel[M_COPIES];          // its offset in bytes
+  const unsigned char* pixels[M_COPIES];  // where it begins
   REGISTER_LOOP for (int i = 0; i < M_COPIES; i++) {
     const int m = first_pixel + team + i * TEAMS, row = m / phase.width;
     const long long image = row / phase.height;
     top[i] = m < phase.pixels ? row % phase.height * plan.read_step_y : -(1 << 30);  // outside, whatever the tap
     left[i] = m % phase.width * plan.read_step_x;
-    pixel[i] = ((image * plan.read_height + top[i]) * plan.read_width + left[i]) * plan.read_chunks * CHUNK;
+    const long long pixel = (image * plan.read_height + row % phase.height * plan.read_step_y) * plan.read_width + left[i];
+    pixels[i] = (const unsigned char*)x + pixel * plan.read_chunks * CHUNK;
   }
-  const long long out_bytes = (long long)plan.elements * plan.read_chunks * CHUNK;
-  const long long out_offset = (first_out + team) * out_bytes;
+  const int out_chunks = plan.elements * plan.read_chunks;
+  const unsigned char* outs = (const unsigned char*)packed + (long long)(first_out + team) * out_chunks * CHUNK;
   int tap = member / plan.read_chunks, chunk = member % plan.read_chunks;
+  const int place = swizzled<CHUNKS>(team, member);  // of the first; the others lie TEAMS rows on
+  static_assert(TEAMS % 8 == 0, "chunks are exchanged in the same way every 8 rows");
 
   AsyncCopies copies;
   auto start_copies = [&](int stage) {
-    unsigned char *to_m = shared_memory + stage * (M + N) * STAGE_BYTES, *to_n = to_m + M * STAGE_BYTES;
+    unsigned char *to_m = shared_memory + stage * (M + N) * STAGE_BYTES + place, *to_n = to_m + M * STAGE_BYTES;
     const bool any = tap < phase.taps;
     const Tap at = any ? taps[tap] : Tap{0, 0, 0};
-    const long long shift = (((long long)at.y * plan.read_width + at.x) * plan.read_chunks + chunk) * CHUNK;
-    const long long element = ((long long)at.element * plan.read_chunks + chunk) * CHUNK;
+    const long long shift = (at.y * plan.read_width + at.x) * plan.read_chunks + chunk;
+    const int element = at.element * plan.read_chunks + chunk;
     REGISTER_LOOP for (int i = 0; i < M_COPIES; i++) {
       const bool there = any && (unsigned)(top[i] + at.y) < (unsigned)plan.read_height &&
                          (unsigned)(left[i] + at.x) < (unsigned)plan.read_width;
-      copies.copy(to_m + swizzled<CHUNKS>(team + i * TEAMS, member), read + (there ? pixel[i] + shift : 0), there);
+      copies.copy(to_m + i * TEAMS * STAGE_BYTES, pixels[i] + shift * CHUNK, there);
     }
     REGISTER_LOOP for (int i = 0; i < N_COPIES; i++) {
       const bool there = any && first_out + team + i * TEAMS < plan.outs;
-      const long long offset = there ? out_offset + i * TEAMS * out_bytes + element : 0;
-      copies.copy(to_n + swizzled<CHUNKS>(team + i * TEAMS, member), weights + offset, there);
+      copies.copy(to_n + i * TEAMS * STAGE_BYTES, outs + (i * TEAMS * (long long)out_chunks + element) * CHUNK, there);
     }
     for (chunk += CHUNKS; chunk >= plan.read_chunks; chunk -= plan.read_chunks) ++tap;
   };
 
+  // The row of a matrix whose address this lane gives. Exchanging chunks is an exclusive or, so that another one of the
+  // chunks, which are 4 aligned ones, is, too.
+  const int m_place = warp_m * ROWS * 16 * STAGE_BYTES + swizzled<CHUNKS>(lane % 16, lane / 16);
+  const int n_place = warp_n * 32 * STAGE_BYTES + swizzled<CHUNKS>(lane / 16 * 8 + lane % 8, lane / 8 % 2);
   float sums[ROWS][4][4] = {};
   const int stages = (phase.taps * plan.read_chunks + CHUNKS - 1) / CHUNKS;
   REGISTER_LOOP for (int i = 0; i < STAGES - 1; i++) {
@@ -165,21 +165,20 @@ __global__ void __launch_bounds__(WARPS_M * WARPS_N * 32, WARPS_M * WARPS_N > 4 
   for (int i = 0; i < stages; i++) {
     copies.wait<STAGES - 2>();
     __syncthreads();  // stage i has arrived for all, and all are done with stage i - 1, which is filled next
-    if (i + STAGES - 1 < stages) start_copies((i + STAGES - 1) % STAGES);
-    copies.commit();
     const unsigned char *m = shared_memory + i % STAGES * (M + N) * STAGE_BYTES, *n = m + M * STAGE_BYTES;
     REGISTER_LOOP for (int half = 0; half < 2; half++) {  // 32 bytes of each row: what one product takes
       unsigned b[2][4];
-      REGISTER_LOOP for (int j = 0; j < 2; j++) {
-        const int row = warp_n * 32 + j * 16 + lane / 16 * 8 + lane % 8;
-        load_matrices<false>(b[j], n + swizzled<CHUNKS>(row, half * 2 + lane / 8 % 2));
-      }
+      REGISTER_LOOP for (int j = 0; j < 2; j++)
+        load_matrices<false>(b[j], n + (n_place ^ half * 2 * CHUNK) + j * 16 * STAGE_BYTES);
       REGISTER_LOOP for (int r = 0; r < ROWS; r++) {
         unsigned a[4];
-        const int row = (warp_m * ROWS + r) * 16 + lane % 16;
-        load_matrices<false>(a, m + swizzled<CHUNKS>(row, half * 2 + lane / 16));
+        load_matrices<false>(a, m + (m_place ^ half * 2 * CHUNK) + r * 16 * STAGE_BYTES);
         REGISTER_LOOP for (int j = 0; j < 4; j++)
           multiply_add<E>(sums[r][j], a, {b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]});
+      }
+      if (half == 0) {  // addresses are reckoned while the tensor cores work
+        if (i + STAGES - 1 < stages) start_copies((i + STAGES - 1) % STAGES);
+        copies.commit();
       }
     }
   }
@@ -226,6 +225,7 @@ __global__ void __launch_bounds__(WARPS_M * WARPS_N * 32, WARPS_M * WARPS_N > 4 
   constexpr bool FLOATS = sizeof(E) == 4;
   constexpr int PIXELS = STAGE_BYTES / sizeof(E), IN_CHUNK = CHUNK / sizeof(E);
   constexpr int M_CHUNKS = M / IN_CHUNK, N_CHUNKS = N / IN_CHUNK;            // of a pixel
+  constexpr int M_ROW = M * sizeof(E), N_ROW = N * sizeof(E);                // bytes of it
   constexpr int M_TEAMS = THREADS / M_CHUNKS, N_TEAMS = THREADS / N_CHUNKS;  // a team copies a pixel
   constexpr int M_COPIES = PIXELS / M_TEAMS, N_COPIES = PIXELS / N_TEAMS;
   extern __shared__ __align__(128) unsigned char shared_memory[];
@@ -235,7 +235,6 @@ __global__ void __launch_bounds__(WARPS_M * WARPS_N * 32, WARPS_M * WARPS_N > 4 
   const int first_chunk = tile % plan.column_tiles * N_CHUNKS, part = tile / plan.column_tiles;
   const int begin = part * plan.part, end = min(plan.part, plan.pixels - begin) + begin;
   const int lane = threadIdx.x % 32, warp_m = threadIdx.x / 32 % WARPS_M, warp_n = threadIdx.x / 32 / WARPS_M;
-  const unsigned char *left_factor = (const unsigned char*)grad, *read = (const unsigned char*)x;
 
   // What this thread copies: one chunk of grad of some pixels, one chunk of one tap of some pixels.
   const int grad_chunks = (plan.outs + IN_CHUNK - 1) / IN_CHUNK;
@@ -243,9 +242,13 @@ __global__ void __launch_bounds__(WARPS_M * WARPS_N * 32, WARPS_M * WARPS_N > 4 
   const int n_team = threadIdx.x / N_CHUNKS, n_member = threadIdx.x % N_CHUNKS;
   const int m_chunk = first_out / IN_CHUNK + m_member;
   const int column = first_chunk + n_member, columns = plan.elements * plan.read_chunks;
-  const int n_chunk = column % plan.read_chunks;
+  const bool any = m_chunk < grad_chunks;
   const Tap at = column < columns ? taps[column / plan.read_chunks] : Tap{-(1 << 30), 0, 0};  // outside every image
   int first = begin;  // pixel of the next stage
+  const unsigned char* grads = (const unsigned char*)grad + ((long long)(begin + m_team) * grad_chunks + m_chunk) * CHUNK;
+  const unsigned char* reads = (const unsigned char*)x + column % plan.read_chunks * CHUNK;
+  const int m_first = swizzled<M_CHUNKS, FLOATS>(m_team, m_member), n_first = swizzled<N_CHUNKS, FLOATS>(n_team, n_member);
+  static_assert(M_TEAMS % (FLOATS ? 4 : 8) == 0 && N_TEAMS % (FLOATS ? 4 : 8) == 0, "chunks are exchanged alike");
   int image[N_COPIES], line[N_COPIES], place[N_COPIES];  // where the pixels to copy lie in grad
   REGISTER_LOOP for (int i = 0; i < N_COPIES; i++) {
     const int pixel = begin + n_team + i * N_TEAMS;
@@ -260,19 +263,16 @@ __global__ void __launch_bounds__(WARPS_M * WARPS_N * 32, WARPS_M * WARPS_N > 4 
   auto start_copies = [&](int stage) {
     unsigned char *to_m = shared_memory + stage * (M + N) * STAGE_BYTES, *to_n = to_m + M * STAGE_BYTES;
     REGISTER_LOOP for (int i = 0; i < M_COPIES; i++) {
-      const int row = m_team + i * M_TEAMS, pixel = first + row;
-      const bool there = pixel < end && m_chunk < grad_chunks;
-      const long long offset = there ? ((long long)pixel * grad_chunks + m_chunk) * CHUNK : 0;
-      copies.copy(to_m + swizzled<M_CHUNKS, FLOATS>(row, m_member), left_factor + offset, there);
+      const bool there = any && first + m_team + i * M_TEAMS < end;
+      copies.copy(to_m + m_first + i * M_TEAMS * M_ROW, grads + (long long)i * M_TEAMS * grad_chunks * CHUNK, there);
     }
+    grads += (long long)PIXELS * grad_chunks * CHUNK;
     REGISTER_LOOP for (int i = 0; i < N_COPIES; i++) {
-      const int row = n_team + i * N_TEAMS;
       const int top = line[i] * plan.read_step_y + at.y, left = place[i] * plan.read_step_x + at.x;
-      const bool there =
-          first + row < end && (unsigned)top < (unsigned)plan.read_height && (unsigned)left < (unsigned)plan.read_width;
+      const bool there = first + n_team + i * N_TEAMS < end && (unsigned)top < (unsigned)plan.read_height &&
+                         (unsigned)left < (unsigned)plan.read_width;
       const long long from = ((long long)image[i] * plan.read_height + top) * plan.read_width + left;
-      const long long offset = there ? (from * plan.read_chunks + n_chunk) * CHUNK : 0;
-      copies.copy(to_n + swizzled<N_CHUNKS, FLOATS>(row, n_member), read + offset, there);
+      copies.copy(to_n + n_first + i * N_TEAMS * N_ROW, reads + from * plan.read_chunks * CHUNK, there);
       place[i] += places_on;
       const int next_line = place[i] >= plan.width;
       place[i] -= next_line * plan.width;
@@ -284,6 +284,13 @@ __global__ void __launch_bounds__(WARPS_M * WARPS_N * 32, WARPS_M * WARPS_N > 4 
     first += PIXELS;
   };
 
+  // Where this lane's share of a product's factors lies: words of TF32 numbers, or the row of a matrix to be transposed.
+  // As in convolve, the chunk `n` chunks on is an exclusive or with n.
+  const int m_row = FLOATS ? lane % 4 : lane / 16 * 8 + lane % 8, n_row = FLOATS ? lane % 4 : lane % 16;
+  const int m_chunks_on = warp_m * ROWS * 16 / IN_CHUNK + (FLOATS ? lane / 16 : lane / 8 % 2);
+  const int n_chunks_on = warp_n * 32 / IN_CHUNK + lane / 16, in_chunk = FLOATS ? lane / 4 % 4 * 4 : 0;
+  const int m_place = swizzled<M_CHUNKS, FLOATS>(m_row, m_chunks_on) + in_chunk;
+  const int n_place = swizzled<N_CHUNKS, FLOATS>(n_row, n_chunks_on) + in_chunk;
   float sums[ROWS][4][4] = {};
   const int stages = (end - begin + PIXELS - 1) / PIXELS;
   REGISTER_LOOP for (int i = 0; i < STAGES - 1; i++) {
@@ -293,35 +300,32 @@ __global__ void __launch_bounds__(WARPS_M * WARPS_N * 32, WARPS_M * WARPS_N > 4 
   for (int i = 0; i < stages; i++) {
     copies.wait<STAGES - 2>();
     __syncthreads();  // as in convolve
-    if (i + STAGES - 1 < stages) start_copies((i + STAGES - 1) % STAGES);
-    copies.commit();
     const unsigned char *m = shared_memory + i % STAGES * (M + N) * STAGE_BYTES, *n = m + M * STAGE_BYTES;
-#pragma unroll 1  // unrolled, 128 registers are not enough
-    for (int half = 0; half < 2; half++) {
-      constexpr int DEPTH = PIXELS / 2;  // pixels of one product: 8, or 16 of 16 bits
+    REGISTER_LOOP for (int half = 0; half < 2; half++) {
+      constexpr int WIDTH = sizeof(E) * 16;  // bytes of 16 columns
       unsigned b[2][4];
-      REGISTER_LOOP for (int j = 0; j < 2; j++) {
-        const int from = warp_n * 32 + j * 16;
+      REGISTER_LOOP for (int j = 0; j < 2; j++)
         if constexpr (FLOATS) {
           REGISTER_LOOP for (int k = 0; k < 4; k++)
-            b[j][k] = word<N_CHUNKS>(n, half * DEPTH + k % 2 * 4 + lane % 4, from + k / 2 * 8 + lane / 4);
+            b[j][k] = *(const unsigned*)(n + (n_place ^ (j * WIDTH + k / 2 * WIDTH / 2)) + k % 2 * 4 * N_ROW);
         } else {
-          const int row = half * DEPTH + lane % 16, chunk = from / IN_CHUNK + lane / 16;
-          load_matrices<true>(b[j], n + swizzled<N_CHUNKS>(row, chunk));
+          load_matrices<true>(b[j], n + (n_place ^ j * WIDTH));
         }
-      }
       REGISTER_LOOP for (int r = 0; r < ROWS; r++) {
-        const int from = (warp_m * ROWS + r) * 16;
         unsigned a[4];
         if constexpr (FLOATS) {
           REGISTER_LOOP for (int k = 0; k < 4; k++)
-            a[k] = word<M_CHUNKS>(m, half * DEPTH + k / 2 * 4 + lane % 4, from + k % 2 * 8 + lane / 4);
+            a[k] = *(const unsigned*)(m + (m_place ^ (r * WIDTH + k % 2 * WIDTH / 2)) + k / 2 * 4 * M_ROW);
         } else {
-          const int row = half * DEPTH + lane / 16 * 8 + lane % 8, chunk = from / IN_CHUNK + lane / 8 % 2;
-          load_matrices<true>(a, m + swizzled<M_CHUNKS>(row, chunk));
+          load_matrices<true>(a, m + (m_place ^ r * WIDTH));
         }
         REGISTER_LOOP for (int j = 0; j < 4; j++)
           multiply_add<E>(sums[r][j], a, {b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]});
+      }
+      m += PIXELS / 2 * M_ROW, n += PIXELS / 2 * N_ROW;
+      if (half == 0) {
+        if (i + STAGES - 1 < stages) start_copies((i + STAGES - 1) % STAGES);
+        copies.commit();
       }
     }
   }

@@ -70,8 +70,10 @@ class Plan(NamedTuple):
 
 
 def takes(g) -> bool:
-    """Whether geometry `g` is one that it computes."""
-    return g.groups == 1 and max(g.n * g.h * g.w, g.n * g.oh * g.ow) < (1 << 31) - (1 << 16)
+    """Whether geometry `g` is one that it computes: kernels count pixels, and an image's elements, in 32 bits."""
+    sizes = g.h * g.w, g.oh * g.ow, g.kernel[0] * g.kernel[1]
+    largest = max(g.n * sizes[0], g.n * sizes[1], g.c * sizes[0], g.o * sizes[1], max(g.c, g.o) * sizes[2])
+    return g.groups == 1 and largest < (1 << 31) - (1 << 16)
 
 
 def fits(g, x: Array) -> bool:
@@ -216,8 +218,8 @@ def _make_plan(g, itemsize: int, which: str, device: int | None) -> Plan:
     """How one pass is cut into blocks. Raises ValueError for what the kernels do not take."""
     if not takes(g) or itemsize > 4:
         raise ValueError(
-            f"conv2d on tensor cores: wants groups=1, fewer than 2^31 pixels, and 16 or 32 bits; "
-            f"got groups={g.groups}, {g.n} images of {(g.h, g.w)}, {8 * itemsize} bits"
+            "conv2d on tensor cores: wants groups=1, fewer than 2^31 pixels and elements of an image, 16 or 32 bits; "
+            f"got groups={g.groups}, x {(g.n, g.c, g.h, g.w)}, y {g.output_shape}, {8 * itemsize} bits"
         )
     r = input_gradient_reading(g) if which == "input gradient" else forward_reading(g)
     elements, chunks = r.elements, _chunks(r.in_channels, itemsize)
