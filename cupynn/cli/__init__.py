@@ -67,6 +67,7 @@ environment:
   CUPYNN_KERNELS=reference   NumPy references instead of compiled kernels;  =checked runs them under the race checker
   CUPYNN_CACHE_DIR           where compiled kernels are kept
   CUPYNN_TUNE=1              measure once per shape which convolution method is faster
+  CUPYNN_TF32=1              let a GPU's tensor cores round the factors of float32 convolutions to TF32
   OMP_NUM_THREADS            cores that kernels use
 
 Exit status: 0 done; 1 it could not be done, with one line on stderr; 2 bad use; 130 stopped by Ctrl-C."""

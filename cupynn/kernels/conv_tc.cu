@@ -58,40 +58,45 @@ template <int CHUNKS, bool FLOATS = false> __device__ __forceinline__ int swizzl
   return (row * CHUNKS + (chunk ^ exchange)) * CHUNK;
 }
 
-// x (N, channels, plane) -> laid (N, plane, padded): one block moves 32 channels of 32 pixels. Images lie `pitch` elements
-// apart.
+// x (N, channels, plane) -> laid (N, plane, padded): a block moves 32 channels of 64 pixels, and a thread writes a chunk of
+// one pixel at a time. Images of x lie `pitch` elements apart.
 template <typename E>
 __global__ void __launch_bounds__(256) lay_out(
     const E* __restrict__ x, E* __restrict__ laid, int channels, int padded, int plane, long long pitch) {
-  __shared__ float tile[32][33];
-  const int channel_tiles = (padded + 31) / 32, pixel_tiles = (plane - 1) / 32 + 1;
-  const int first_channel = blockIdx.x % channel_tiles * 32;
-  const int first_pixel = blockIdx.x / channel_tiles % pixel_tiles * 32;
-  const long long image = blockIdx.x / channel_tiles / pixel_tiles;
-  const int lane = threadIdx.x % 32;
-  for (int i = threadIdx.x / 32; i < 32; i += 8) {
-    const int channel = first_channel + i, pixel = first_pixel + lane;
-    const bool there = channel < channels && pixel < plane;
-    tile[i][lane] = there ? float(x[image * pitch + (long long)channel * plane + pixel]) : 0.0f;
-  }
+  constexpr int IN_CHUNK = CHUNK / sizeof(E), CHUNKS = 32 / IN_CHUNK, TEAMS = 256 / CHUNKS;
+  __shared__ float tile[32][65];  // threads that read it below read different banks
+  const int first_channel = blockIdx.y * 32, pixel_tiles = (plane - 1) / 64 + 1;
+  const int first_pixel = blockIdx.x % pixel_tiles * 64;
+  const long long image = blockIdx.x / pixel_tiles;
+  const int row = threadIdx.x / 64, column = threadIdx.x % 64;
+  const E* from = x + image * pitch + (long long)(first_channel + row) * plane + first_pixel + column;
+  const int present = first_pixel + column < plane ? channels - first_channel : 0;
+  REGISTER_LOOP for (int i = 0; i < 32; i += 4)
+    tile[i + row][column] = i + row < present ? float(from[(long long)i * plane]) : 0.0f;
   __syncthreads();
-  for (int i = threadIdx.x / 32; i < 32; i += 8) {
-    const int channel = first_channel + lane, pixel = first_pixel + i;
-    if (channel < padded && pixel < plane)
-      laid[(image * plane + pixel) * padded + channel] = tensor_core_number<E>(tile[lane][i]);
+  const int chunk = threadIdx.x % CHUNKS, team = threadIdx.x / CHUNKS;
+  if (first_channel + chunk * IN_CHUNK >= padded) return;
+  REGISTER_LOOP for (int i = 0; i < 64; i += TEAMS) {
+    const int pixel = i + team;
+    if (first_pixel + pixel >= plane) return;
+    alignas(CHUNK) E numbers[IN_CHUNK];
+    REGISTER_LOOP for (int k = 0; k < IN_CHUNK; k++)
+      numbers[k] = tensor_core_number<E>(tile[chunk * IN_CHUNK + k][pixel]);
+    E* to = laid + (image * plane + first_pixel + pixel) * padded + first_channel + chunk * IN_CHUNK;
+    *(uint4*)to = *(const uint4*)numbers;
   }
 }
 
-// packed[out][element][channel] = w[o][c][element] of (out, channel) = (o, c), or (c, o) where TRANSPOSED.
+// packed[out][element][channel] = w[o][c][element] of (out, channel) = (o, c), or (c, o) where TRANSPOSED. A block has one
+// out.
 template <typename E>
 __global__ void __launch_bounds__(256) pack(
-    const float* __restrict__ w, E* __restrict__ packed, int outs, int channels, int padded, int elements, bool transposed) {
-  const long long count = (long long)outs * elements * padded;
-  for (long long i = blockIdx.x * 256LL + threadIdx.x; i < count; i += gridDim.x * 256LL) {
-    const int channel = i % padded, element = i / padded % elements;
-    const long long out = i / padded / elements;
-    const long long row = transposed ? (long long)channel * outs + out : out * channels + channel;
-    packed[i] = tensor_core_number<E>(channel < channels ? w[row * elements + element] : 0.0f);
+    const float* __restrict__ w, E* __restrict__ packed, int channels, int padded, int elements, bool transposed) {
+  const long long out = blockIdx.x, count = elements * padded;
+  for (int i = threadIdx.x; i < count; i += 256) {
+    const int channel = i % padded, element = i / padded;
+    const long long row = transposed ? (long long)channel * gridDim.x + out : out * channels + channel;
+    packed[out * count + i] = tensor_core_number<E>(channel < channels ? w[row * elements + element] : 0.0f);
   }
 }
 
@@ -343,15 +348,15 @@ __global__ void __launch_bounds__(WARPS_M * WARPS_N * 32, WARPS_M * WARPS_N > 4 
       }
 }
 
-// dw (O, C, elements) = the sum of `parts` of partial (parts, O, elements, padded).
+// dw (O, C, elements) = the sum of `parts` of partial (parts, O, elements, padded). A block has one o.
 __global__ void __launch_bounds__(256) reduce(
-    const float* __restrict__ partial, float* __restrict__ dw, int outs, int channels, int padded, int elements, int parts) {
-  const long long count = (long long)outs * elements * padded;
-  for (long long i = blockIdx.x * 256LL + threadIdx.x; i < count; i += gridDim.x * 256LL) {
-    const int channel = i % padded, element = i / padded % elements;
+    const float* __restrict__ partial, float* __restrict__ dw, int channels, int padded, int elements, int parts) {
+  const long long out = blockIdx.x, count = elements * padded;
+  for (int i = threadIdx.x; i < count; i += 256) {
+    const int channel = i % padded, element = i / padded;
     if (channel >= channels) continue;
     float sum = 0;
-    for (int part = 0; part < parts; part++) sum += partial[part * count + i];
-    dw[(i / padded / elements * channels + channel) * elements + element] = sum;
+    for (int part = 0; part < parts; part++) sum += partial[(part * (long long)gridDim.x + out) * count + i];
+    dw[(out * channels + channel) * elements + element] = sum;
   }
 }

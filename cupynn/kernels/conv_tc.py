@@ -111,8 +111,8 @@ def weight_gradient(grad: Array, x: Array, w: Array, g) -> Array:
     kernel = f"weight_gradient<{runtime.ctype(x)}, {', '.join(map(str, plan.tile))}>"
     args, shared = (laid_grad, laid_x, partial, plan.data), plan.tile.shared_bytes
     runtime.launch("conv_tc", kernel, plan.blocks, plan.tile.threads, args, shared, outputs=(partial,))
-    args = (partial, dw, g.o, g.c, padded, elements, plan.parts)
-    runtime.launch("conv_tc", "reduce", _grid(partial[0].size), 256, args, outputs=(dw,))
+    args = (partial, dw, g.c, padded, elements, plan.parts)
+    runtime.launch("conv_tc", "reduce", g.o, 256, args, outputs=(dw,))
     return dw
 
 
@@ -179,8 +179,8 @@ def _convolve(x: Array, w: Array, bias: Array | None, y: Array, g, which: str, a
     plan, name, elements = _plan_of(g, x, which), runtime.ctype(x), g.kernel[0] * g.kernel[1]
     laid, outs = _lay_out(x), y.shape[1]
     packed = xp_of(x).empty((outs, elements, laid.shape[-1]), x.dtype)
-    args = (w, packed, outs, x.shape[1], laid.shape[-1], elements, which == "input gradient")
-    runtime.launch("conv_tc", f"pack<{name}>", _grid(packed.size), 256, args, outputs=(packed,))
+    args = (w, packed, x.shape[1], laid.shape[-1], elements, which == "input gradient")
+    runtime.launch("conv_tc", f"pack<{name}>", outs, 256, args, outputs=(packed,))
     outputs = () if accumulate else whole(y)
     y_span, pitch = span(y)
     kernel = f"convolve<{name}, {', '.join(map(str, plan.tile))}>"
@@ -194,7 +194,7 @@ def _lay_out(x: Array) -> Array:
     n, c, h, w = x.shape
     padded = _chunks(c, x.dtype.itemsize) * CHUNK // x.dtype.itemsize
     laid, (x_span, pitch) = xp_of(x).empty((n, h, w, padded), x.dtype), span(x)
-    blocks = n * -(-h * w // 32) * -(-padded // 32)
+    blocks = n * -(-h * w // 64), -(-padded // 32)
     args = (x_span, laid, c, padded, h * w, pitch)
     runtime.launch("conv_tc", f"lay_out<{runtime.ctype(x)}>", blocks, 256, args, outputs=(laid,))
     return laid
@@ -202,11 +202,6 @@ def _lay_out(x: Array) -> Array:
 
 def _chunks(channels: int, itemsize: int) -> int:
     return -(-channels * itemsize // CHUNK)
-
-
-def _grid(elements: int) -> int:
-    """Blocks of 256 threads for a kernel that strides over elements."""
-    return min(-(-elements // 256), 4096)
 
 
 def _plan_of(g, x: Array, which: str) -> Plan:

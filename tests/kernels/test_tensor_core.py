@@ -159,9 +159,9 @@ def test_rounding_to_16_bits(dtype):
     np.testing.assert_array_equal(y, conv_tc.rounded(x, dtype))
 
 
-def passed_on(waits=True, meets=True, shift=0, absent=-1, rounds=5):
-    """(what 64 threads have copied, what they should have)."""
-    x = np.arange(rounds * 64 * 4 + 4, dtype=np.float32)
+def passed_on(waits=True, meets=True, shift=0, absent=-1, rounds=5, more=4):
+    """(what 64 threads have copied, what they should have); `more` elements of x are not copied."""
+    x = np.arange(rounds * 64 * 4 + more, dtype=np.float32)
     y = np.empty((rounds, 64, 4), np.float32)
     kernel = f"pass_on<{str(waits).lower()}, {str(meets).lower()}>"
     runtime.launch(SOURCE, kernel, 1, 64, (x, y, rounds, shift, absent), shared_bytes=2 * 64 * 16, outputs=(y,))
@@ -174,6 +174,11 @@ def passed_on(waits=True, meets=True, shift=0, absent=-1, rounds=5):
 @pytest.mark.parametrize("absent", [-1, 9])
 def test_copies_arrive(either_mode, absent):
     np.testing.assert_array_equal(*passed_on(absent=absent))
+
+
+def test_copies_from_an_array_of_more_than_a_megabyte(either_mode):
+    """The checker's own copies of arrays of any size are aligned."""
+    np.testing.assert_array_equal(*passed_on(more=300_001))
 
 
 def test_who_does_not_wait_reads_no_numbers(either_mode):
