@@ -92,7 +92,8 @@ __global__ void __launch_bounds__(256) lay_out(
 template <typename E>
 __global__ void __launch_bounds__(256) pack(
     const float* __restrict__ w, E* __restrict__ packed, int channels, int padded, int elements, bool transposed) {
-  const long long out = blockIdx.x, count = elements * padded;
+  const int count = elements * padded;
+  const long long out = blockIdx.x;
   for (int i = threadIdx.x; i < count; i += 256) {
     const int channel = i % padded, element = i / padded;
     const long long row = transposed ? (long long)channel * gridDim.x + out : out * channels + channel;
@@ -351,7 +352,8 @@ __global__ void __launch_bounds__(WARPS_M * WARPS_N * 32, WARPS_M * WARPS_N > 4 
 // dw (O, C, elements) = the sum of `parts` of partial (parts, O, elements, padded). A block has one o.
 __global__ void __launch_bounds__(256) reduce(
     const float* __restrict__ partial, float* __restrict__ dw, int channels, int padded, int elements, int parts) {
-  const long long out = blockIdx.x, count = elements * padded;
+  const int count = elements * padded;
+  const long long out = blockIdx.x;
   for (int i = threadIdx.x; i < count; i += 256) {
     const int channel = i % padded, element = i / padded;
     if (channel >= channels) continue;

@@ -30,7 +30,9 @@ STACK = {
 OCCUPANCY = {
     "batch_norm.gradient_sums_in_rows<double": (0.25, "five numbers of each channel in shared memory: 40 KB"),
     "contract.multiply<": (0.25, "4 x 4 strips of sums in registers, 40 KB of factors in shared memory"),
-    "conv_tc.": (0.18, "64 sums and what is copied next in 168 registers of 12 warps, or in 128 of 16"),
+    "conv_tc.convolve<": (0.25, "a warp's tile of sums in registers: 64 of the 128 that 16 warps can have"),
+    "conv_tc.convolve<float, 4, 2, 2>": (0.1875, "the same, and more pixels to copy for each thread: 168 of 12 warps"),
+    "conv_tc.weight_gradient<": (0.25, "as conv_tc.convolve"),
     "conv.convolve<": (0.125, "eight strips of sums in registers, 40 KB of images in shared memory"),
     "conv.weight_gradient<": (0.125, "24 strips of sums in registers, 40 KB of images in shared memory"),
     "conv_scaled.": (0.125, "8 strips of sums in registers, two tiles of channels in shared memory"),
