@@ -82,8 +82,8 @@ __global__ void __launch_bounds__(256) lay_out(
     alignas(CHUNK) E numbers[IN_CHUNK];
     REGISTER_LOOP for (int k = 0; k < IN_CHUNK; k++)
       numbers[k] = tensor_core_number<E>(tile[chunk * IN_CHUNK + k][pixel]);
-    E* to = laid + (image * plane + first_pixel + pixel) * padded + first_channel + chunk * IN_CHUNK;
-    *(uint4*)to = *(const uint4*)numbers;
+    const long long at = image * plane + first_pixel + pixel;
+    store_16_bytes(laid + at * padded + first_channel + chunk * IN_CHUNK, numbers);
   }
 }
 
@@ -123,8 +123,8 @@ __global__ void __launch_bounds__(WARPS_M * WARPS_N * 32, WARPS_M * WARPS_N > 4 
 
   // What this thread copies: one chunk of every stage, of some pixels and some output channels.
   const int team = threadIdx.x / CHUNKS, member = threadIdx.x % CHUNKS;
-  int top[M_COPIES], left[M_COPIES];  // a pixel's window
-  const unsigned char* pixels[M_COPIES];  // where it begins
+  int top[M_COPIES], left[M_COPIES];      // a pixel's window
+  const unsigned char* pixels[M_COPIES];  // its first pixel, which may lie outside the image
   REGISTER_LOOP for (int i = 0; i < M_COPIES; i++) {
     const int m = first_pixel + team + i * TEAMS, row = m / phase.width;
     const long long image = row / phase.height;

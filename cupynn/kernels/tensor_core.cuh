@@ -60,7 +60,7 @@ struct AsyncCopies {
   }
   void commit() { ++group; }
   template <int N> EMULATED void wait() {
-    int left = 0;
+    int left = 0;  // copies that may still be under way
     for (int i = 0; i < count; ++i) {
       const Copy& one = pending[i];
       if (one.group >= group - N) pending[left++] = one;
@@ -71,6 +71,15 @@ struct AsyncCopies {
   }
 #endif
 };
+
+// Write 16 bytes at once; both addresses are multiples of 16.
+__device__ __forceinline__ void store_16_bytes(void* to, const void* from) {
+#ifdef CUPYNN_GPU
+  *(uint4*)to = *(const uint4*)from;
+#else
+  memcpy(to, from, 16);
+#endif
+}
 
 #ifdef CUPYNN_CPU
 // What the lanes of a warp bring to a product. The checker need not follow it: it stands for registers.

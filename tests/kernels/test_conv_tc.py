@@ -89,7 +89,7 @@ def test_the_reference_is_the_sum_of_the_rounded_products(problem):
 
 
 @compiled
-@settings(max_examples=12 if SMALL else 60, deadline=None, print_blob=True)
+@settings(max_examples=12 if SMALL else 100, deadline=None, print_blob=True)
 @given(problem=problems())
 def test_every_pass_equals_the_reference(problem):
     problem = arrays(*problem)

@@ -69,7 +69,11 @@ def test_every_kernel(gpu_log):
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=2 * 2.0**-11 * np.abs(theirs).max())
 
 
-def test_a_training_step_waits_for_nothing(gpu_log, dtype):
+@pytest.mark.parametrize("capability", ["70", "80"])
+def test_a_training_step_waits_for_nothing(gpu_log, dtype, capability, monkeypatch):
+    """Without and with tensor cores."""
+    monkeypatch.setattr(fake_cupy.Device, "compute_capability", capability)
+    monkeypatch.setattr(conv, "choices", {})
     cupynn.manual_seed(5)
     model = models.create("cifar_resnet", depth=8)
     descent = Descent(model, Settings(precision=dtype.name), None, World())
@@ -80,6 +84,7 @@ def test_a_training_step_waits_for_nothing(gpu_log, dtype):
     fake_cupy.log.clear()
     loss, logits = descent.step(images, labels, 0.0, watch=False)
     assert not gpu_log.waits
+    assert any(launch.name == "conv_tc" for launch in gpu_log.launches) == (capability == "80")
     assert loss.dtype == np.float32 and logits.dtype == dtype
     assert np.isfinite(float(device.to_numpy(loss.data)))
     after = [device.to_numpy(parameter.data) for parameter in model.parameters()]
