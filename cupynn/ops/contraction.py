@@ -17,7 +17,7 @@ from functools import lru_cache
 
 from cupynn.autograd import Function
 from cupynn.device import Array, xp_of
-from cupynn.kernels import contract
+from cupynn.kernels import contract, runtime
 
 Step = tuple[int, int]
 
@@ -77,7 +77,7 @@ class ContractChain(Function):
             entering = None if bias is None else xp_of(bias).repeat(bias, math.prod(kernel.shape[2:]), axis=1)
             carried.append(entering)  # (g, I taps, 1)
             if entering is not None:
-                bias = self._matrix(kernel) @ entering
+                bias = runtime.matmul(self._matrix(kernel), entering)
             if b is not None:
                 own = b.reshape(groups, -1, 1)
                 bias = own if bias is None else bias + own
@@ -123,7 +123,7 @@ class ContractChain(Function):
             if grads[layer] is not None:
                 grads[layer] += (d_carried * carried[layer].swapaxes(1, 2)).reshape(grads[layer].shape)
             taps = math.prod(kernels[layer].shape[2:])
-            entering = self._matrix(kernels[layer]).swapaxes(1, 2) @ d_carried
+            entering = runtime.matmul(self._matrix(kernels[layer]).swapaxes(1, 2), d_carried)
             d_carried = entering.reshape(groups, -1, taps).sum(axis=2, keepdims=True)
         d_weights = [None if grad is None else grad.reshape(grad.shape[: d_weight.ndim]) for grad in grads[:layers]]
         return (*d_weights, *d_biases)

@@ -9,6 +9,7 @@ from cupynn.autograd.function import Function
 from cupynn.autograd.functions.arithmetic import unbroadcast
 from cupynn.autograd.tensor import Tensor
 from cupynn.device import Array, wide, xp_of
+from cupynn.kernels import runtime
 
 
 class MatMul(Function):
@@ -21,7 +22,7 @@ class MatMul(Function):
         a_needs, b_needs = self.needs_grad
         self.ndims = a.ndim, b.ndim
         self.save(a if b_needs else None, b if a_needs else None)
-        return _narrowed(xp_of(a).matmul(wide(a), wide(b)), a, b)
+        return _narrowed(runtime.matmul(wide(a), wide(b)), a, b)
 
     def backward(self, grad):
         a, b, grad = *map(_wide, self.saved), wide(grad)
@@ -34,14 +35,14 @@ class MatMul(Function):
         a_grad = b_grad = None
         if a_shape is not None:
             columns = b[:, None] if b_ndim == 1 else b
-            full = grad @ columns.swapaxes(-1, -2)
+            full = runtime.matmul(grad, columns.swapaxes(-1, -2))
             a_grad = unbroadcast(full, (1, *a_shape) if a_ndim == 1 else a_shape).reshape(a_shape)
         if b_shape is not None:
             rows = a[None, :] if a_ndim == 1 else a
             if b_ndim <= 2 and rows.ndim > 2:  # one product in place of a batch of them and a sum
-                full = _one_matrix(rows).T @ _one_matrix(grad)
+                full = runtime.matmul(_one_matrix(rows).T, _one_matrix(grad))
             else:
-                full = rows.swapaxes(-1, -2) @ grad
+                full = runtime.matmul(rows.swapaxes(-1, -2), grad)
             b_grad = unbroadcast(full, (*b_shape, 1) if b_ndim == 1 else b_shape).reshape(b_shape)
         return a_grad, b_grad
 

@@ -2,11 +2,12 @@
 
 Read in this order: `dispatch.py` (what the kernels call), `cpu.py` and `launcher.h` (a launch on the CPU),
 `cuda_on_cpu.h` (how CUDA maps to a CPU), `block_on_cpu.h` and `fibers.h` (barriers and warps), `gpu.py`, `build.py`
-(compiler and cache), `checked.py` and `checker.cpp` (the kernels' race and bounds checker), `recorder.h` (what one
-block does, for `cupynn.trace`), `nvrtc.py` and `occupancy.py` (what a kernel takes of a GPU, found without one).
+(compiler and cache), `blas.py` and `cublas.py` (matrix products), `checked.py` and `checker.cpp` (the kernels' race
+and bounds checker), `recorder.h` (what one block does, for `cupynn.trace`), `nvrtc.py` and `occupancy.py` (what a
+kernel takes of a GPU, found without one).
 """
 
-from .blas import multiply, product
+from .blas import matmul, multiply, product
 from .build import cache_folder, compiler_version, find_compiler
 from .dispatch import (
     as_on_gpu,
@@ -37,6 +38,7 @@ __all__ = [
     "find_compiler",
     "is_gpu",
     "launch",
+    "matmul",
     "mode",
     "multiply",
     "product",

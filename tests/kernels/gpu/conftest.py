@@ -2,13 +2,14 @@
 
 import sys
 
+import fake_cublas
 import fake_cupy
 import fake_streams
 import pytest
 
 from cupynn import device
 from cupynn.kernels import runtime
-from cupynn.kernels.runtime import gpu
+from cupynn.kernels.runtime import cublas, gpu
 
 
 @pytest.fixture
@@ -21,6 +22,7 @@ def gpu_log(monkeypatch):
     fake_cupy.module.executes = True
     monkeypatch.setitem(sys.modules, "cupy", fake_cupy.module)
     monkeypatch.setattr(gpu, "_functions", {})
+    monkeypatch.setattr(cublas, "_library", fake_cublas.Cublas)
     before = runtime.mode()
     runtime.set_mode("compiled")
     fake_cupy.log.clear()

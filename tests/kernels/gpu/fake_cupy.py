@@ -12,6 +12,7 @@ import pathlib
 import sys
 import types
 
+import fake_cublas
 import fake_launch
 import fake_streams
 import numpy as np
@@ -205,13 +206,8 @@ def made(compute, inputs):
         captured = fake_streams.capturing()
         fake_streams.perform(run if captured else lambda: None, inputs, fresh)
         for array in fresh if captured else ():
-            poison(array)
+            fake_streams.poison(array)
     return wrap(result)
-
-
-def poison(array):
-    """What no operation has written: NaN, or all bits set."""
-    array[...] = np.nan if array.dtype.kind in "fV" else True if array.dtype == bool else array.dtype.type(0) - 1
 
 
 def _binary(name, ufunc):
@@ -292,6 +288,7 @@ class Function:
         self.host = name in HOST_TO_DEVICE
 
     def __call__(self, *args, **options):
+        fake_cublas.refuse(self.__name__)
         if self.__name__ in DATA_ON_HOST or (self.__name__ == "where" and len(args) == 1):
             fake_streams.waits(self.__name__)
         from_host = self.host and args and not isinstance(args[0], ndarray)
@@ -416,6 +413,7 @@ def make(real):
     fake.asnumpy = lambda array: array.get()
     cuda = fake.cuda = types.ModuleType("cupy.cuda")
     cuda.Device, cuda.is_available = Device, lambda: True
+    cuda.get_cublas_handle = lambda: 1
     cuda.compiler = types.SimpleNamespace(CompileException=real.cuda.compiler.CompileException)
     cuda.runtime = types.SimpleNamespace(
         CUDARuntimeError=real.cuda.runtime.CUDARuntimeError,

@@ -8,9 +8,12 @@ import time
 import types
 
 import cupy
+import fake_cublas
 import fake_cupy
 import fake_launch
 from cupy_backends.cuda import libs
+
+from cupynn.kernels.runtime import cublas as ours
 
 fake_cupy._current[0] = fake_cupy.NUMBER = 0
 fake = fake_cupy.module = fake_cupy.make(cupy)
@@ -41,7 +44,8 @@ class MemoryHook:
 
 fake.cuda.Event, fake.cuda.MemoryHook = Event, MemoryHook
 fake.cuda.get_elapsed_time = lambda start, stop: 1e3 * (stop.seconds - start.seconds)
-fake.cuda.get_cublas_handle, fake.cuda.set_allocator = lambda: 1, lambda allocator: None
+ours._library = fake_cublas.Cublas
+fake.cuda.set_allocator = lambda allocator: None
 pool = {"used_bytes": lambda: 0, "total_bytes": lambda: 4096, "free_all_blocks": lambda: None}
 fake.get_default_memory_pool = lambda: types.SimpleNamespace(**pool)
 fake_cupy.ndarray.fill = lambda self, value: self._host.fill(value)
