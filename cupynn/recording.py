@@ -50,6 +50,20 @@ def renewed(produce: Callable[[], np.ndarray], like: Array) -> Array:
     return _local.recording.renewed(produce)
 
 
+def pool() -> Any:
+    """A memory pool for a recorded step. Where the device has no memory left it raises MemoryError: CuPy's own would
+    give back to the device what the step has freed on its way, which the graph uses all the same."""
+    import cupy
+
+    def allocate(size: int) -> Any:
+        try:
+            return cupy.cuda.MemoryPointer(cupy.cuda.Memory(size), 0)
+        except cupy.cuda.runtime.CUDARuntimeError as error:
+            raise MemoryError(f"captured: no memory is left on the GPU for {size} bytes of the step") from error
+
+    return cupy.cuda.MemoryPool(allocate)
+
+
 class Recording:
     """What one recorded step needs from the host. Inside a `with` block it is this thread's `current()`.
 
@@ -58,6 +72,7 @@ class Recording:
     """
 
     def __init__(self) -> None:
+        self._pool = None  # of memory that nothing else in the step had before
         self._constants: list[Array] = []  # kept for the graph, which knows their addresses
         self._values: list[np.ndarray] = []
         self._chunks: list[_Chunk] = []
@@ -73,16 +88,24 @@ class Recording:
         _local.recording = None
 
     def constant(self, values: np.ndarray) -> Array:
+        self._values.append(np.array(values, order="C"))
+        self._constants.append(self._empty(values.shape, values.dtype))
+        return self._constants[-1]
+
+    def _empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        """Memory that keeps what is written to it between replays. In the step's own pool it might be memory that an
+        operation before has given back, and that the operation writes to at each replay."""
         import cupy
 
-        self._values.append(np.array(values, order="C"))
-        self._constants.append(cupy.empty(values.shape, values.dtype))
-        return self._constants[-1]
+        self._pool = self._pool or pool()
+        with cupy.cuda.using_allocator(self._pool.malloc):
+            return cupy.empty(shape, dtype)
 
     def renewed(self, produce: Callable[[], np.ndarray]) -> Array:
         values = np.asarray(produce())
         if not self._chunks or not self._chunks[-1].has_room(values.nbytes):
-            self._chunks.append(_Chunk(max(values.nbytes, CHUNK)))
+            size = max(values.nbytes, CHUNK)
+            self._chunks.append(_Chunk(np.zeros(size, np.uint8), self._empty((size,), np.uint8)))
         return self._chunks[-1].add(values, produce)
 
     def still(self, check: Callable[[], bool]) -> None:
@@ -131,10 +154,8 @@ class Recording:
 class _Chunk:
     """Several small arrays in one piece of memory, which one copy brings to the device."""
 
-    def __init__(self, size: int) -> None:
-        import cupy
-
-        self._host, self._device = np.zeros(size, np.uint8), cupy.empty(size, np.uint8)
+    def __init__(self, host: np.ndarray, device: Array) -> None:
+        self._host, self._device = host, device
         self._used = 0
         self._parts: list[tuple[np.ndarray, Callable[[], np.ndarray]]] = []
 

@@ -19,7 +19,7 @@ from cupynn import device
 from cupynn.autograd import Function, Tensor, is_grad_enabled
 from cupynn.device import Array
 from cupynn.kernels import runtime
-from cupynn.recording import Recording, current
+from cupynn.recording import Recording, current, pool
 
 WARM_UP = 2  # calls with arrays of some shapes that just run: kernels are compiled, tables and velocities made
 CAPTURE_ERRORS = range(900, 910)  # cudaErrorStreamCaptureUnsupported and those that follow it
@@ -105,7 +105,7 @@ class _Recorded:
 
         gc.collect()
         cupy.get_default_memory_pool().free_all_blocks()  # the step's memory is taken anew, from a pool of its own
-        self._pool = cupy.cuda.MemoryPool()  # nobody else gets memory that the step frees on its way
+        self._pool = pool()  # nobody else gets memory that the step frees on its way
         self._arguments = [array.copy() for array in arrays]
         self._host = Recording()
         self._stream = stream = cupy.cuda.Stream(non_blocking=True)
@@ -120,6 +120,10 @@ class _Recorded:
                     stream.end_capture()
                 if isinstance(error, cupy.cuda.runtime.CUDARuntimeError) and error.status in CAPTURE_ERRORS:
                     raise RuntimeError(_explanation(step, "waits for the device", error)) from error
+                if isinstance(error, NotImplementedError) and "capture" in str(error):
+                    raise RuntimeError(
+                        _explanation(step, "calls a library that CuPy does not record", error)
+                    ) from error
                 if isinstance(error, _CopyFromHost):
                     raise RuntimeError(_explanation(step, "copies an array from the host", error)) from None
                 raise

@@ -118,7 +118,12 @@ class SGD:
     def _velocity(self, parameter: Tensor) -> Array:
         velocity = self._velocities.get(parameter)
         if velocity is None:
-            velocity = self._velocities[parameter] = xp_of(parameter.data).zeros_like(parameter.data)
+            data = parameter.data
+            if recording.current() is None:
+                velocity = xp_of(data).zeros_like(data)
+            else:  # zeros that are written once: operations of the step are repeated
+                velocity = recording.upload(np.zeros(data.shape, data.dtype), data)
+            self._velocities[parameter] = velocity
         return velocity
 
     def state_dict(self) -> dict[str, Any]:

@@ -43,7 +43,7 @@ class Stream:
 
     def begin_capture(self, mode=None):
         assert self is not null, "cannot capture on the default (legacy) stream"
-        self.graph, self.valid = Graph(), True
+        self.graph, self.valid = Graph(pools[-1]), True
 
     def end_capture(self):
         graph, self.graph = self.graph, None
@@ -76,7 +76,8 @@ class Event:
 class Graph:
     """`cupy.cuda.Graph`: what a stream recorded."""
 
-    def __init__(self):
+    def __init__(self, pool=None):
+        self.pool = pool  # that the step allocates from
         self.operations = []  # (function, arrays read, arrays written)
         self.launches = 0
 
@@ -91,8 +92,10 @@ class Graph:
 class MemoryPool:
     """`cupy.cuda.MemoryPool`: memory that was in it stays until the pool goes."""
 
-    def __init__(self):
+    def __init__(self, allocator=None):
         self.kept = []
+        if allocator is not None:
+            allocator(1)
 
     def malloc(self, size):
         raise AssertionError("the fake's arrays are NumPy's")
@@ -114,6 +117,14 @@ def allocated(array):
     assert current[-1].graph is None or pools[-1] is not None, (
         "an array of a captured step comes from the default pool, which gives its memory to others once it is freed"
     )
+    if (graph := current[-1].graph) is not None and pools[-1] is graph.pool:
+        # Operations before this one may have had this memory, and have written to it: at every launch.
+        graph.operations.append((lambda: poison(array), (), (array,)))
+
+
+def poison(array):
+    """What no operation has written: NaN, or all bits set."""
+    array[...] = np.nan if array.dtype.kind in "fV" else True if array.dtype == bool else array.dtype.type(0) - 1
 
 
 def perform(function, reads, writes):
@@ -230,6 +241,7 @@ def install(cuda, real, note):
     note_wait, error_of_cuda = note, real.cuda.runtime.CUDARuntimeError
     cuda.Stream, cuda.Event, cuda.Graph, cuda.MemoryPool = Stream, Event, Graph, MemoryPool
     Stream.null = null
+    cuda.Memory, cuda.MemoryPointer = (lambda size: size), (lambda memory, offset: memory)
     cuda.using_allocator, cuda.get_current_stream = using_allocator, lambda: current[-1]
     cuda.alloc_pinned_memory, cuda.set_pinned_memory_allocator = alloc_pinned_memory, set_pinned_memory_allocator
 

@@ -170,6 +170,42 @@ def test_options_are_checked_as_ever(gpu_log):
         np.testing.assert_array_equal(array, before[name])
 
 
+def test_momentum_that_begins_after_the_step_was_recorded(gpu_log):
+    """The step is recorded anew, and velocities made in that call: a replay may not set them to zero again."""
+
+    def run(wrap):
+        training = Training(Drops, wrap, momentum=0.0, nesterov=False)
+        for number in range(7):
+            training.optimizer.param_groups[0]["momentum"] = 0.9 if number > 3 else 0.0
+            training.step(*training.batch(number))
+        return [], training.state(), device.generator().bit_generator.state
+
+    assert_same_bits(run(cupynn.captured), run(plain))
+
+
+def test_numbers_of_the_host_lie_in_memory_of_their_own(gpu_log):
+    """Else an operation before, which had the memory until it was given back, would write to it at every launch."""
+
+    def step(x):
+        factors = cupynn.recording.upload(np.arange(3, dtype=np.float32), x * 2)
+        return x * factors + cupynn.recording.renewed(lambda: np.ones(3, np.float32), x)
+
+    x, step = device.asarray(np.ones((2, 3), np.float32)), cupynn.captured(step)
+    for _ in range(step_graph.WARM_UP + 3):
+        np.testing.assert_array_equal(step(x).get(), [[1, 2, 3]] * 2)
+
+
+def test_no_memory_left_for_a_step(gpu_log, monkeypatch):
+    """CuPy's pool would give back what the step has freed, and go on; that memory is the graph's."""
+
+    def full(size):
+        raise fake_cupy.module.cuda.runtime.CUDARuntimeError(2)  # cudaErrorMemoryAllocation
+
+    monkeypatch.setattr(fake_cupy.module.cuda, "Memory", full)
+    with pytest.raises(MemoryError, match="captured: no memory is left on the GPU for 1 bytes of the step"):
+        calls(cupynn.captured(lambda x: x * 2), device.asarray(np.ones(3)))
+
+
 def test_a_parameter_that_is_replaced_is_found(gpu_log):
     training = Training(Drops, cupynn.captured, momentum=0.0, nesterov=False)
     for number in range(4):
