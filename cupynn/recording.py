@@ -13,7 +13,7 @@ Outside a recording both copy to where `like` is, as `asarray` does. See `cupynn
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from cupynn.device import Array, xp_of
 
 ALIGNMENT = 16  # bytes
 CHUNK = 1 << 14
+AT_ONCE = 8  # arrays that CuPy joins without a table of their addresses, which the host would bring to the device
 
 
 class _Local(threading.local):
@@ -48,6 +49,20 @@ def renewed(produce: Callable[[], np.ndarray], like: Array) -> Array:
     if _local.recording is None:
         return xp_of(like).asarray(produce())
     return _local.recording.renewed(produce)
+
+
+def concatenate(arrays: Sequence[Array], axis: int = 0) -> Array:
+    """`xp.concatenate`, in a step that is recorded, too."""
+    xp = xp_of(arrays[0])
+    if _local.recording is not None:
+        while len(arrays) > AT_ONCE:
+            arrays = [xp.concatenate(arrays[i : i + AT_ONCE], axis=axis) for i in range(0, len(arrays), AT_ONCE)]
+    return xp.concatenate(arrays, axis=axis)
+
+
+def stack(arrays: Sequence[Array], axis: int = 0) -> Array:
+    """`xp.stack`, in a step that is recorded, too."""
+    return concatenate([xp_of(array).expand_dims(array, axis) for array in arrays], axis)
 
 
 def pool() -> Any:

@@ -118,15 +118,9 @@ class _Recorded:
             except BaseException as error:
                 with contextlib.suppress(RuntimeError):  # CUDA ends a capture that it refuses a part of
                     stream.end_capture()
-                if isinstance(error, cupy.cuda.runtime.CUDARuntimeError) and error.status in CAPTURE_ERRORS:
-                    raise RuntimeError(_explanation(step, "waits for the device", error)) from error
-                if isinstance(error, NotImplementedError) and "capture" in str(error):
-                    raise RuntimeError(
-                        _explanation(step, "calls a library that CuPy does not record", error)
-                    ) from error
-                if isinstance(error, _CopyFromHost):
-                    raise RuntimeError(_explanation(step, "copies an array from the host", error)) from None
-                raise
+                if (what := _refused(error)) is None:
+                    raise
+                raise RuntimeError(_explanation(step, what, error)) from error
             self._graph = stream.end_capture()
 
     @property
@@ -173,6 +167,18 @@ def _no_uploads(cupy: Any) -> Iterator[None]:
         yield
     finally:
         cupy.cuda.set_pinned_memory_allocator(usual)
+
+
+def _refused(error: BaseException) -> str | None:
+    """What the step does that cannot be recorded, by CUDA's error, or one that CuPy has for it; None for any other."""
+    import cupy
+
+    if isinstance(error, _CopyFromHost) or "so H2D transfers are disallowed" in str(error):
+        return "copies an array from the host"
+    if isinstance(error, NotImplementedError) and "stream capture" in str(error):
+        return "calls a library that CuPy does not record"
+    refused = isinstance(error, cupy.cuda.runtime.CUDARuntimeError) and error.status in CAPTURE_ERRORS
+    return "waits for the device" if refused or "the current stream is capturing" in str(error) else None
 
 
 def _explanation(step: Callable, what: str, error: BaseException) -> str:

@@ -6,6 +6,7 @@ and in backward its readers add to one gradient in place, where otherwise each o
 
 from __future__ import annotations
 
+from cupynn import recording
 from cupynn.autograd import Function, Tensor, is_grad_enabled
 from cupynn.device import xp_of
 from cupynn.kernels import cross_layer as kernel
@@ -146,19 +147,18 @@ def cross_layer_batch_norm(
     for argument, array in arrays.items():
         if array.shape != wanted:
             raise ValueError(f"{name}: {argument} must be (L, C) = {wanted}; it has shape {array.shape}")
-    xp = xp_of(running_mean)
     if training:
         inputs = [h if isinstance(h, LayerOutput) else LayerOutput(h) for h in inputs]
         tensors, gradients = _read(inputs, name)
         kernel.check([h.data for h in tensors], weight.data if isinstance(weight, Tensor) else weight)
         means, variances, (count, *_) = zip(*(h.statistics(batch) for h in inputs), strict=True)
-        mean, variance = xp.stack(means), xp.stack(variances)
+        mean, variance = recording.stack(means), recording.stack(variances)
         move_running(running_mean, running_var, mean, variance, momentum, count)
     else:
         tensors, gradients = _read(inputs, name)
         mean, variance = running_mean.copy(), running_var  # training may move it before backward
         batch = count = None
-    inv_std = 1 / xp.sqrt(variance + variance.dtype.type(eps))
+    inv_std = 1 / xp_of(variance).sqrt(variance + variance.dtype.type(eps))
     function = CrossLayerDepthwise(gradients=gradients, mean=mean, inv_std=inv_std, batch=batch, count=count)
     return function(weight, bias, *tensors)
 

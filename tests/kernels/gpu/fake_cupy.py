@@ -20,6 +20,7 @@ import numpy as np
 NUMBER = 7  # the fake GPU: no table that the library keeps per device is a real GPU's
 HOST_TO_DEVICE = ("array", "asarray", "ascontiguousarray", "asanyarray")
 DATA_ON_HOST = ("nonzero", "flatnonzero", "argwhere", "unique")  # the result's shape depends on values
+JOINS = ("concatenate", "stack", "hstack", "vstack")
 IN_PLACE = ("copyto", "at")  # functions that write to their first argument
 SCALARS = (bool, int, float, complex, np.generic)
 
@@ -289,6 +290,8 @@ class Function:
 
     def __call__(self, *args, **options):
         fake_cublas.refuse(self.__name__)
+        if self.__name__ in JOINS and len(args[0]) > 8 and fake_streams.capturing():
+            fake_streams.upload(8 * len(args[0]))  # their addresses
         if self.__name__ in DATA_ON_HOST or (self.__name__ == "where" and len(args) == 1):
             fake_streams.waits(self.__name__)
         from_host = self.host and args and not isinstance(args[0], ndarray)

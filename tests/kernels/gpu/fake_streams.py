@@ -154,8 +154,11 @@ def capturing():
 
 
 def waits(name):
-    """The host waits for the device: a stream that captures refuses, and its capture is lost."""
+    """The host waits for the device: CuPy copies nothing from a stream that captures, and CUDA waits for none, which
+    loses the capture."""
     if current[-1].graph is not None:
+        if name != "synchronize":
+            raise RuntimeError("the current stream is capturing, so D2H transfers are disallowed")
         current[-1].valid = False
         raise error_of_cuda(UNSUPPORTED)
     note_wait(name)

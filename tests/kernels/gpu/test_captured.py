@@ -195,6 +195,20 @@ def test_numbers_of_the_host_lie_in_memory_of_their_own(gpu_log):
         np.testing.assert_array_equal(step(x).get(), [[1, 2, 3]] * 2)
 
 
+def test_many_arrays_are_joined(gpu_log):
+    """CuPy joins more than eight by their addresses, which it brings to the device."""
+
+    def step(x):
+        rows = [Tensor(x + number) for number in range(20)]
+        return cupynn.autograd.concatenate(rows, -1), cupynn.autograd.stack(rows, 1)
+
+    x = device.asarray(np.arange(6.0).reshape(2, 3))
+    captured = cupynn.captured(step)
+    calls(captured, x)
+    for given, wanted in zip(captured(x), step(x), strict=True):
+        np.testing.assert_array_equal(given.numpy(), wanted.numpy())
+
+
 def test_no_memory_left_for_a_step(gpu_log, monkeypatch):
     """CuPy's pool would give back what the step has freed, and go on; that memory is the graph's."""
 
@@ -254,8 +268,13 @@ def test_a_step_that_waits_is_refused(gpu_log):
             return x
         return -x
 
+    def synchronizes(x):
+        fake_cupy.module.cuda.Device().synchronize()
+        return x
+
     test = "which a recorded step cannot do; it is asked for in test_captured.py, line "
     refused(reads_the_loss, "captured: reads_the_loss waits for the device in Tensor.item, " + test, "if loss.item() >")
+    refused(synchronizes, "captured: synchronizes waits for the device, " + test, ".synchronize()")
     refused(looks_at_an_array, "captured: looks_at_an_array waits for the device, " + test, "if (x > 0).any():")
 
 
