@@ -32,7 +32,7 @@ class Training:
         cupynn.manual_seed(3)
         self.model = make()
         options = {"momentum": 0.9, "nesterov": True, "weight_decay": 1e-3, **options}
-        self.optimizer = optim.SGD(self.model.parameters(), lr=0.1, **options)
+        self.optimizer = optim.SGD(self.model.parameters(), **{"lr": 0.1, **options})
         self.clip = clip
         self.step = wrap(self.plain_step)
         self.ran = 0
@@ -91,6 +91,19 @@ def test_the_bits_of_the_plain_step(gpu_log, options):
     assert given[3] == step_graph.WARM_UP + 1 < wanted[3] == CALLS
     assert_same_bits(given, wanted)
     assert not np.array_equal(given[0][-1][0], given[0][-2][0])
+
+
+def test_numbers_of_any_type(gpu_log):
+    """The kernel reads them as float64."""
+
+    def run(wrap):
+        training = Training(Drops, wrap, lr=1, momentum=0, nesterov=False, weight_decay=0)
+        for number in range(CALLS):
+            training.optimizer.param_groups[0]["lr"] = 1 if number < 4 else np.float32(0.1)
+            training.step(*training.batch(number))
+        return [], training.state(), device.generator().bit_generator.state
+
+    assert_same_bits(run(cupynn.captured), run(plain))
 
 
 class Tables(nn.Module):
