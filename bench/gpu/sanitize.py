@@ -8,10 +8,12 @@ end; 0 where compute-sanitizer is not installed, which is said.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 import re
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -34,21 +36,24 @@ def check(program: str, tool: str) -> bool:
     print(f"compute-sanitizer {tool} ...", flush=True)
     command = [program, "--tool", tool, *TOOLS[tool], "--error-exitcode", str(ERRORS), sys.executable, str(PROGRAM)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-    try:
-        done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, errors="replace", timeout=SECONDS, check=False
-        )
-    except subprocess.TimeoutExpired:
-        print(f"  not done in {SECONDS} s")
-        return False
-    output = done.stdout + done.stderr
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "errors": "replace"}
+    # A group of its own: the program that it runs ends with it, and leaves the GPU to what comes next.
+    with subprocess.Popen(command, env=environment, start_new_session=True, **streams) as process:
+        try:
+            output, _ = process.communicate(timeout=SECONDS)
+        except subprocess.TimeoutExpired:
+            print(f"  not done in {SECONDS} s")
+            return False
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
     launched = re.search(r"^launched .*$", output, re.MULTILINE)
     summary = SUMMARY.findall(output)
-    if done.returncode == 0 and launched and summary:
+    if process.returncode == 0 and launched and summary:
         print(f"  {launched[0]}: {summary[-1].lstrip('= ')}")
         return True
     print("\n".join(f"  {line}" for line in output.strip().splitlines()[-LINES:]))
-    print(f"  {tool}: status {done.returncode}")
+    print(f"  {tool}: status {process.returncode}")
     return False
 
 

@@ -2,11 +2,12 @@
 
 import json
 import os
+import select
 import sys
 
 import pytest
 
-from bench.gpu import found, parts
+from bench.gpu import found, parts, sanitize
 from bench.gpu.results import KEYS, Results, beside_floor, rates
 from cupynn.device import cuda_available
 from cupynn.kernels.runtime import nvrtc
@@ -173,6 +174,22 @@ def test_every_kernel_under_the_sanitizer(on_stand_in, tmp_path):
     assert done.returncode == 1 and "memcheck: status 9" in done.stdout and "racecheck: status 9" in done.stdout
     done = on_stand_in("-m", "bench.gpu.sanitize", PATH=os.path.dirname(sys.executable), CUDA_PATH=str(tmp_path / "no"))
     assert done.returncode == 0 and "compute-sanitizer is not installed" in done.stdout
+
+
+def test_what_the_sanitizer_runs_ends_with_it(tmp_path, monkeypatch, capsys):
+    """A pipe tells: it is at its end once nobody has it open any more."""
+    program, pipe = tmp_path / "compute-sanitizer", tmp_path / "pipe"
+    program.write_text(f"#!/bin/sh\nsleep 60 > '{pipe}' &\nwait\n")
+    program.chmod(0o755)
+    os.mkfifo(pipe)
+    end = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    monkeypatch.setattr(sanitize, "SECONDS", 0.5)
+    assert not sanitize.check(str(program), "memcheck")
+    assert "not done in 0.5 s" in capsys.readouterr().out
+    os.set_blocking(end, True)
+    ready, _, _ = select.select([end], [], [], 10)
+    assert ready and os.read(end, 1) == b""
+    os.close(end)
 
 
 SANITIZER = """#!/bin/sh
