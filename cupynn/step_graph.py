@@ -41,10 +41,10 @@ def captured(step: Callable[..., Any]) -> CapturedStep:
             optimizer.param_groups[0]["lr"] = ...
             loss = step(images, labels)
 
-    The results are those of the plain function, to the bit. The first `WARM_UP` calls with arrays of some shapes and
-    dtypes just run it; the next one records it. From then on no line of it runs: arguments are copied to where the
-    recorded ones lay, and the graph is launched. For other shapes another graph is made; the `GRAPHS` used last are
-    kept, each with the memory that one step takes.
+    The results are those of the plain function: to the bit, where cuBLAS takes the same way to a matrix product. The
+    first `WARM_UP` calls with arrays of some shapes and dtypes just run it; the next one records it. From then on no
+    line of it runs: arguments are copied to where the recorded ones lay, and the graph is launched. For other shapes
+    another graph is made; the `GRAPHS` used last are kept, each with the memory that one step takes.
 
     What changes from step to step: the arrays, the optimiser's options, dropout, the parameters and buffers of a
     model (which the step, `load_state_dict`, or anything else may overwrite in place), a loss scale. All else is as it
@@ -52,12 +52,13 @@ def captured(step: Callable[..., Any]) -> CapturedStep:
 
     step: takes arrays, of NumPy or CuPy; returns arrays, tensors, None, or tuples, lists and dicts of these. What comes
     back is a copy that later calls leave alone; tensors are leaves. It may not wait for the device (`item()`,
-    `float()`, `if array`, `print`) nor draw random numbers but by cupynn's own functions, and it calls zero_grad if it
-    calls backward; gradients are there after it, as after the plain function.
+    `float()`, `if array`, `print`), nor draw random numbers but by cupynn's own functions, nor call `einsum` or NumPy's
+    products, which CuPy does not record (`@` and `matmul` of tensors are). It calls zero_grad if it calls backward;
+    gradients are there after it, as after the plain function.
 
     On the CPU, and with CUPYNN_KERNELS=reference, the function just runs. Raises TypeError for other arguments and
-    results; RuntimeError, naming the operation and the line, for a function that waits for the device or copies from
-    the host.
+    results; RuntimeError, naming the operation and the line, for a function that cannot be recorded; MemoryError where
+    the device has no memory left for it.
     """
     return CapturedStep(step)
 
