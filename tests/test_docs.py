@@ -20,17 +20,18 @@ PROFILE = (DOCS / "profile.md").read_text()
 GRAPHS = (DOCS / "graphs-and-reports.md").read_text()
 
 
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", PAGE, re.S)
+
+
 def test_writing_a_kernel(tmp_path):
-    """As the page says: in an empty folder, its sources under their names, its Python one after another in scale.py."""
+    """As the page says: in an empty folder, its source as scale.cu, its Python one after another in scale.py."""
     if not runtime.compiled_for(np.zeros(1)):
         pytest.skip("no compiled kernels in this mode")
-    kernels = re.findall(r"`(\w+\.cu)`[^`]*```cuda\n(.*?)```", PAGE, re.S)
-    assert [name for name, _ in kernels] == ["scale.cu", "row_products.cu"]
-    for name, source in kernels:
-        (tmp_path / name).write_text(source)
-    blocks = re.findall(r"```python\n(.*?)```", PAGE, re.S)
-    assert len(blocks) == 3
-    (tmp_path / "scale.py").write_text("\n".join(blocks))
+    (source,) = blocks("cuda")
+    (tmp_path / "scale.cu").write_text(source)
+    assert len(blocks("python")) == 4
+    (tmp_path / "scale.py").write_text("\n".join(blocks("python")))
     (message,) = re.findall(r"```text\n(.*?)\n```", PAGE, re.S)
     environment = {**os.environ, "PYTHONPATH": str(DOCS.parent)}  # what `pip install -e` does
     run = subprocess.run(
@@ -38,6 +39,13 @@ def test_writing_a_kernel(tmp_path):
     )
     assert run.returncode == 0, run.stderr
     assert message in run.stdout
+    assert "scale_rows" in (tmp_path / "trace.html").read_text()
+
+
+def test_a_kernel_and_its_gradient_take_thirty_lines():
+    """Of code: without comments, docstrings and empty lines."""
+    lines = "\n".join([*blocks("cuda"), blocks("python")[0]]).splitlines()
+    assert sum(not re.match(r'\s*(//|#(?!include)|"""|$)', line) for line in lines) <= 30
 
 
 def without_figures(text):
