@@ -11,6 +11,7 @@ import numpy as np
 
 from cupynn.pictures import Theme
 
+LEAST = 1e-3  # of colours' reach from a centre that is not 0: less may be rounding
 MOST = 12  # maps in a picture; of more, so many, evenly spread
 
 
@@ -55,6 +56,7 @@ def draw_heat_maps(
     rows = math.ceil(len(maps) / columns)
     grid_of_axes = figure.subplots(rows, columns, squeeze=False)
     reach = max(np.nanmax(np.abs(heat_map.values - centre)) for heat_map in maps) or 1.0
+    reach = max(reach, LEAST * abs(centre))
     scale = {"vmin": centre - reach if centre else 0, "vmax": centre + reach}
     scale["cmap"] = theme.diverging if centre else theme.sequential
     for axes, heat_map in zip(grid_of_axes.flat, maps, strict=False):

@@ -97,7 +97,8 @@ class Landscape(Figures):
         rows, columns = grid(len(self.runs), 3)
         axes_of = figure.subplots(rows, columns, squeeze=False)
         finite = np.concatenate([run.loss[np.isfinite(run.loss)] for run in self.runs])
-        lowest, highest = max(finite.min(), 1e-4), max(finite.max(), 2e-4)
+        lowest = max(min(finite, default=1.0), 1e-4)
+        highest = max([*finite, 1.01 * lowest])  # levels differ, also where the loss does not
         levels = np.geomspace(lowest, highest, 21)
         lines = [
             level for power in range(-4, 8) for level in (10.0**power, 3 * 10.0**power) if lowest < level < highest

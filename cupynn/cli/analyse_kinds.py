@@ -76,7 +76,13 @@ class Tell:
 
 
 def _seed(parser: argparse.ArgumentParser, of: str) -> None:
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help=f"of {of} (default: 0)")
+    parser.add_argument("--seed", type=_whole, default=0, metavar="N", help=f"of {of} (default: 0)")
+
+
+def _whole(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a whole number from 0; got {text}")
+    return int(text)
 
 
 def _number(parser: argparse.ArgumentParser, name: str, default: int | float | None, help_: str) -> None:
@@ -135,7 +141,9 @@ def _find_confusion(arguments: argparse.Namespace) -> Figures:
     for path in arguments.paths:
         model, title = _run(path), _title(path)
         train_set, _ = load_data_of(path, arguments)
-        size = arguments.batch_size or run_config(path).get("settings", {}).get("batch_size", 128)
+        size = arguments.batch_size
+        if size is None:
+            size = run_config(path).get("settings", {}).get("batch_size", 128)
         states = []
         for epoch in _epochs(path, model) if arguments.checkpoints else [None]:
             tell = Tell(title if epoch is None else f"{title}, epoch {epoch}")
@@ -167,7 +175,9 @@ def _add_landscape(parser: argparse.ArgumentParser) -> None:
 
 
 def _find_landscape(arguments: argparse.Namespace) -> Figures:
-    points = arguments.points or (21 if arguments.two else 41)
+    points = arguments.points
+    if points is None:
+        points = 21 if arguments.two else 41
     if points < 3 or points % 2 == 0 or not 0 < arguments.reach < float("inf"):
         raise CommandError(
             f"landscape: --points must be odd and 3 or more, --reach above 0; got {points} and {arguments.reach}",
@@ -214,7 +224,7 @@ def _find_label_noise(arguments: argparse.Namespace) -> Figures:
         settings = Settings.from_table(config["settings"]) if "settings" in config else QUICK
         sets = load_data_of(path, arguments, label_noise=False) if is_run else load_data(**DIGITS)
         train_set = label_noise.some(sets[0], arguments.images, arguments.seed)
-        epochs = arguments.epochs or settings.epochs
+        epochs = settings.epochs if arguments.epochs is None else arguments.epochs
         settings = dataclasses.replace(settings, epochs=epochs, seed=arguments.seed, keep=0)
         create = functools.partial(models.create, creation["name"], **creation["options"])
         title = _title(path) if is_run else " ".join(filter(None, [path, arguments.expand]))

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from cupynn import data, models
-from cupynn.analysis.landscape import direction, landscape, scores, surface
+from cupynn.analysis.landscape import Landscape, RunLandscape, direction, landscape, scores, surface
 from cupynn.data import ArrayDataset
 from cupynn.nn import BatchNorm2d, Module, Parameter
+from cupynn.pictures import picture_bytes
 from cupynn.train.evaluation import Score, evaluate
 
 
@@ -116,3 +117,13 @@ def test_errors():
         landscape(model, train_set, np.zeros(3), 3)
     with pytest.raises(ValueError, match="got 1 and 0"):
         landscape(model, train_set, np.zeros(3), images=0)
+
+
+@pytest.mark.parametrize("away", [2.0, 1e-9, np.inf, np.nan], ids=["2", "1e-9", "infinite", "nan"])
+@pytest.mark.parametrize("here", [2.0, np.nan], ids=["2", "nan"])
+def test_contours_of_a_loss_that_is_flat_or_not_finite(here, away):
+    pytest.importorskip("matplotlib")
+    loss = np.full((3, 3), away)
+    loss[1, 1] = here
+    found = Landscape(np.linspace(-1, 1, 3), 0, [RunLandscape("run", 5, loss, np.ones((3, 3)))])
+    assert picture_bytes(found.draw, found.size, kind="png").startswith(b"\x89PNG")

@@ -10,6 +10,8 @@ from cupynn.analysis.group_weights import group_weights
 from cupynn.analysis.heat_maps import grid, spread
 from cupynn.models.delugenet import CrossLayerBlock
 from cupynn.nn import CrossLayerDepthwise, DOConv2d, Module, SeqConv2d, Sequential
+from cupynn.pictures import LIGHT
+from cupynn.pictures.figure import draw_figure
 
 
 class Two(Module):
@@ -49,6 +51,18 @@ def windows(in_channels, k, groups, windowed):
     for group in range(groups):
         yield list(view)
         view = (view[k:] if windowed else view) + [chunks + group] * k
+
+
+def test_at_the_start_the_map_has_no_colours():
+    """Norms of a row that differ by roundings only are of one colour."""
+    pytest.importorskip("matplotlib")
+    found = cross_layer_norms(models.create("cifar_delugenet"))
+    ratios = [block.norms / np.nanmean(block.norms, axis=1, keepdims=True) for block in found.blocks]
+    assert any((ratio[~np.isnan(ratio)] != 1).any() for ratio in ratios)
+    figure = draw_figure(found.draw, found.size, LIGHT)
+    images = [image for axes in figure.axes for image in axes.images]
+    colours = np.concatenate([image.to_rgba(image.get_array().compressed()) for image in images])
+    assert len(images) == 3 and np.ptp(colours, axis=0).max() < 0.03  # neighbours in the table of 256 at most
 
 
 @pytest.mark.parametrize("windowed", [True, False])
