@@ -97,7 +97,7 @@ def _networks(page: Page, found: Findings) -> None:
             }
         )
     page.table(rows)
-    words = f"Speed was measured for this page, at batch {SPEED_BATCH}."
+    words = f"Speed was measured for this page, at batch {SPEED_BATCH}, in float32."
     words += f" Accuracy and loss are of {found.images}." if found.images else ""
     if found.compact is not None:
         words += " What an expanded network contracts to has the layers of the plain one."
@@ -145,8 +145,8 @@ def _kernels(page: Page, found: Findings) -> None:
         page.paragraph("No weights could be read.")
         return
     step = found.step
-    words = f"One step of {found.main.title} at batch {SPEED_BATCH} took {1e3 * step.seconds:.3g} ms, the median of "
-    words += f"{step.steps}."
+    words = f"One step of {found.main.title} at batch {SPEED_BATCH}, in float32, took {1e3 * step.seconds:.3g} ms, the "
+    words += f"median of {step.steps}."
     if found.ceilings is not None:
         words += f" Floors are those of this machine's {found.ceilings}, measured in the same run."
     page.paragraph(words)

@@ -145,7 +145,7 @@ def read_config(path: str | os.PathLike) -> dict[str, Any]:
     file = pathlib.Path(path, CONFIG)
     try:
         return json.loads(file.read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise FileNotFoundError(f"{path} is no run folder: it has no {CONFIG}") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{file}: expected JSON; {error}") from error

@@ -76,6 +76,15 @@ def test_a_run_that_was_stopped(copied):
     assert "run has done 2 of 9 epochs: it was stopped, or it still runs." in text and "2 of 9" in text
 
 
+def test_in_which_precision_speed_was_measured_is_said(copied):
+    """Also where it is not that of the run."""
+    settings = json.loads((copied / "config.json").read_text())["settings"]
+    change(copied, settings=settings | {"precision": "float16"})
+    page = Markup(report(copied).markup())
+    assert ["precision", "float16", "float32"] in page.rows
+    assert len(re.findall(r"at batch 32, in float32[.,]", page.text)) == 2
+
+
 def test_data_that_is_gone(copied):
     change(copied, data={"load": {"name": "cifar10", "folder": str(copied / "nowhere"), "pad_to": None}})
     text = report(copied).markup()
@@ -136,6 +145,7 @@ def test_the_command(run, copied, capsys):
     assert (copied / "report.html").read_text().startswith("<!doctype html>")
     for words, message in {
         (str(copied / "no"),): "is no run folder",
+        (str(copied / "model.safetensors"),): "is no run folder",
         (str(copied), "--out", str(copied / "no" / "a.html")): "there is no folder",
     }.items():
         assert cli.main(["report", *words, "--device", "cpu"]) == 1
