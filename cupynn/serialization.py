@@ -52,6 +52,8 @@ def replacing(path: Path) -> Iterator[Path]:
     Nobody ever reads half a file, and threads that save to one path do not meet. A link stays a link.
     """
     path = path.resolve()
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path} cannot be written: there is no folder {path.parent}")
     beside = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.part")
     try:
         yield beside

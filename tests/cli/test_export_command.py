@@ -81,7 +81,7 @@ def test_with_its_metadata_a_file_does_what_the_run_did(tmp_path, capsys):
         ("EMPTY EMPTY/net.onnx", 1, "there is no file"),
         ("nowhere EMPTY/net.onnx", 1, "there is no file nowhere"),
         ("RUN/config.json EMPTY/net.onnx", 1, "is no whole safetensors file"),
-        ("RUN EMPTY/nowhere/net.onnx", 1, "No such file or directory"),
+        ("RUN EMPTY/nowhere/net.onnx", 1, "nowhere/net.onnx cannot be written: there is no folder"),
         ("SMALL EMPTY/net.onnx --size 3", 1, "no window fits"),
     ],
 )

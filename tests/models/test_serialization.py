@@ -123,6 +123,11 @@ def test_metadata_that_does_not_fit_is_an_error_naming_the_file(tmp_path, change
     assert "model.safetensors" in str(caught.value)
 
 
+def test_a_folder_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no.model\.safetensors cannot be written: there is no folder .*no$"):
+        cupynn.save(models.create("smallnet"), tmp_path / "no" / "model.safetensors")
+
+
 def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
     path = saved(tmp_path, models.create("smallnet"))
     before = path.read_bytes()
