@@ -92,15 +92,18 @@ class Expansion(Figures):
             axes.spines["bottom"].set_visible(False)
 
 
-def expansion(model: Module, network: str, batch: int = 64, rounds: int = 9) -> Expansion:
+def expansion(
+    model: Module, network: str, batch: int = 64, rounds: int = 9, input_shape: tuple[int, ...] | None = None
+) -> Expansion:
     """Counts and paired times of an expanded network, layer by layer and through its kernels, and contracted.
 
-    Times are those of one batch of random images, on copies of the model.
+    Times are those of one batch of random images of input_shape, (C, H, W), by default the model's own, on copies of
+    the model.
     Raises ValueError for a network without expanded layers.
     """
     if not any(expanded_layers(model)):
         raise ValueError(f"expansion: {network} has no expanded layers")
-    model, compact, shape = copy.deepcopy(model), contract(model), model.input_shape
+    model, compact, shape = copy.deepcopy(model), contract(model), input_shape or model.input_shape
     for layer in expanded_layers(model):
         layer.composition = "kernel"
     whole, plain = models.count(model, shape), models.count(compact, shape)

@@ -33,6 +33,7 @@ from cupynn.cli.common import (
     CommandError,
     add_data,
     expected,
+    image_shape,
     load_data,
     load_data_of,
     load_network,
@@ -256,8 +257,10 @@ def _find_expansion(arguments: argparse.Namespace) -> Figures:
         if getattr(arguments, name) < 1:
             raise CommandError(f"--{name} must be at least 1; got {getattr(arguments, name)}", BAD_USE)
     model = _subject(arguments)
-    title = _title(arguments.path) if pathlib.Path(arguments.path).exists() else arguments.path
-    return expansion.expansion(model, title, arguments.batch, arguments.rounds)
+    if not pathlib.Path(arguments.path).exists():
+        return expansion.expansion(model, arguments.path, arguments.batch, arguments.rounds)
+    shape = image_shape(arguments.path, model)
+    return expansion.expansion(model, _title(arguments.path), arguments.batch, arguments.rounds, shape)
 
 
 KINDS = {

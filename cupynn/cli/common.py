@@ -83,6 +83,11 @@ def run_config(path: str) -> dict[str, Any]:
     return {}
 
 
+def image_shape(path: str, model: Module) -> tuple[int, ...]:
+    """(C, H, W) of the images that a run was trained on; where no config.json says it, the network's own."""
+    return tuple(run_config(path).get("input_shape") or model.input_shape)
+
+
 def load_data_of(path: str, arguments: argparse.Namespace, label_noise: bool = True) -> tuple[Dataset, Dataset]:
     """Training and test set that `add_data` names, else those of the run's config.json: framed, normalised, and unless
     label_noise=False with its random labels."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import cupynn
 from cupynn import models
-from cupynn.cli.common import CommandError, expected, load_network, table, weights_file
+from cupynn.cli.common import CommandError, expected, image_shape, load_network, table, weights_file
 from cupynn.reparam.expansion import expanded_layers
 from cupynn.reparam.verification import contract_and_verify
 
@@ -38,7 +38,7 @@ def run(arguments: argparse.Namespace) -> None:
     expanded = load_network(arguments.path)
     if not any(expanded_layers(expanded)):
         raise CommandError(f"{weights_file(arguments.path)} has no expanded layers: there is nothing to contract")
-    shape = expanded.input_shape
+    shape = image_shape(arguments.path, expanded)
     with expected(ValueError):
         compact, proofs = contract_and_verify(expanded, shape)
     output = arguments.output or weights_file(arguments.path).with_name("compact.safetensors")

@@ -7,7 +7,7 @@ import pathlib
 from typing import Any
 
 import cupynn
-from cupynn.cli.common import BAD_USE, CommandError, expected, load_network, run_config
+from cupynn.cli.common import BAD_USE, CommandError, expected, image_shape, load_network, run_config
 from cupynn.export.onnx_file import COMPARED, OPSET
 
 EPILOG = """\
@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> None:
         raise CommandError(f"--size must be at least 1; got {arguments.size}", BAD_USE)
     model = load_network(arguments.path)
     config = run_config(arguments.path)
-    shape = tuple(config.get("input_shape", model.input_shape))
+    shape = image_shape(arguments.path, model)
     normalisation = config.get("normalisation", {})
     if arguments.size is not None:
         shape = (shape[0], arguments.size, arguments.size)

@@ -8,7 +8,7 @@ import time
 import pytest
 
 import cupynn
-from cupynn import cli
+from cupynn import cli, models
 from cupynn.cli.analyse_kinds import KINDS, Tell
 
 pytest.importorskip("matplotlib")
@@ -189,6 +189,19 @@ def test_a_run_whose_checkpoints_are_gone(run, runs, tmp_path):
         "gradient-confusion", runs["plain"] / "checkpoints" / "model-best.safetensors", *words, "--checkpoints"
     )
     assert status == 1 and "has no checkpoint of an epoch beside it; train with --keep N" in errors
+
+
+def test_macs_are_those_of_the_images_that_a_run_was_trained_on(run, tmp_path, capsys):
+    """Of a network that takes images of any size."""
+    model = models.create("cifar_resnet", depth=8, expand="cl", rate=2, in_channels=1)
+    cupynn.save(model, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({"input_shape": [1, 8, 8]}))
+    status, printed, errors = run("expansion", tmp_path, "--batch", "2", "--rounds", "1")
+    assert status in (0, None), errors
+    assert cli.main(["contract", str(tmp_path)]) in (0, None)
+    macs = [f"{models.count(network, (1, 8, 8)).macs:,}" for network in (model, cupynn.contract(model))]
+    assert [line.split()[-1] for line in capsys.readouterr().out.splitlines()[1:3]] == macs
+    assert [line.split()[-5] for line in printed.splitlines()[1:]] == [macs[0], macs[1], macs[1]]
 
 
 @pytest.mark.parametrize("terminal", [True, False])
