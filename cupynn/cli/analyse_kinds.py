@@ -129,6 +129,13 @@ def _title(path: str) -> str:
     return file.parent.name if file.name == "model.safetensors" else f"{file.parent.name}/{file.stem}"
 
 
+def _titles(paths: list[str]) -> dict[str, str]:
+    """By path, what each run is called where there are several: those of the same name by their paths."""
+    titles = {path: _title(path) for path in paths}
+    names = list(titles.values())
+    return {path: title if names.count(title) == 1 else path for path, title in titles.items()}
+
+
 def _add_confusion(parser: argparse.ArgumentParser) -> None:
     _runs(parser)
     _number(parser, "--batches", 100, "mini-batches whose gradients are compared, as far as the set has them")
@@ -139,8 +146,8 @@ def _add_confusion(parser: argparse.ArgumentParser) -> None:
 
 def _find_confusion(arguments: argparse.Namespace) -> Figures:
     found = []
-    for path in arguments.paths:
-        model, title = _run(path), _title(path)
+    for path, title in _titles(arguments.paths).items():
+        model = _run(path)
         train_set, _ = load_data_of(path, arguments)
         size = arguments.batch_size
         if size is None:
@@ -186,12 +193,12 @@ def _find_landscape(arguments: argparse.Namespace) -> Figures:
         )
     steps = np.linspace(-arguments.reach, arguments.reach, points)
     found = []
-    for path in arguments.paths:
+    for path, title in _titles(arguments.paths).items():
         model = _run(path)
         train_set, _ = load_data_of(path, arguments)
         size = {"dimensions": 1 + arguments.two, "images": arguments.images, "seed": arguments.seed}
-        surface = landscape.landscape(model, train_set, steps, **size, tell=Tell(_title(path)))
-        found.append(landscape.RunLandscape(_title(path), min(arguments.images, len(train_set)), *surface))
+        surface = landscape.landscape(model, train_set, steps, **size, tell=Tell(title))
+        found.append(landscape.RunLandscape(title, min(arguments.images, len(train_set)), *surface))
     return landscape.Landscape(steps, arguments.seed, found)
 
 
@@ -216,7 +223,7 @@ def _add_label_noise(parser: argparse.ArgumentParser) -> None:
 def _find_label_noise(arguments: argparse.Namespace) -> Figures:
     arguments.data = arguments.pad_to = None
     trainings = []
-    for path in arguments.paths:
+    for path, title in _titles(arguments.paths).items():
         is_run = pathlib.Path(path).exists()
         creation = _subject(arguments, path, in_channels=1, image_size=32).creation
         if creation["contracted"]:
@@ -228,7 +235,8 @@ def _find_label_noise(arguments: argparse.Namespace) -> Figures:
         epochs = settings.epochs if arguments.epochs is None else arguments.epochs
         settings = dataclasses.replace(settings, epochs=epochs, seed=arguments.seed, keep=0)
         create = functools.partial(models.create, creation["name"], **creation["options"])
-        title = _title(path) if is_run else " ".join(filter(None, [path, arguments.expand]))
+        if not is_run:
+            title = " ".join(filter(None, [path, arguments.expand]))
         with expected(Diverged):
             trainings += label_noise.label_noise(
                 title, create, train_set, sets[1], settings, arguments.shares, Tell(title)

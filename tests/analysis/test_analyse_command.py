@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import sys
 import time
 
@@ -189,6 +190,16 @@ def test_a_run_whose_checkpoints_are_gone(run, runs, tmp_path):
         "gradient-confusion", runs["plain"] / "checkpoints" / "model-best.safetensors", *words, "--checkpoints"
     )
     assert status == 1 and "has no checkpoint of an epoch beside it; train with --keep N" in errors
+
+
+def test_runs_of_the_same_name_are_called_by_their_paths(run, runs, tmp_path):
+    shutil.copytree(runs["plain"], tmp_path / "plain")
+    paths = [runs["plain"], tmp_path / "plain", runs["ck"]]
+    words = ["--shares", "0", "--images", "64", "--epochs", "1"]
+    for kind, more in {"landscape": ["--points", "3", "--images", "9"], "label-noise": words}.items():
+        status, printed, errors = run(kind, *paths, *more)
+        assert status in (0, None), errors
+        assert [line.split()[0] for line in printed.splitlines()[1:]] == [str(paths[0]), str(paths[1]), "ck"]
 
 
 def test_macs_are_those_of_the_images_that_a_run_was_trained_on(run, tmp_path, capsys):
