@@ -170,8 +170,8 @@ METHODS = {
     "winograd": winograd,
     "tensor cores": conv_tc,
 }
-choices: dict[tuple[str, Geometry, str, bool], str] = {}
-"""Which method each pass of each shape has used in this process: (pass, geometry, dtype, on a GPU) -> name."""
+choices: dict[tuple[str, Geometry, str, int], str] = {}
+"""Which method each pass of each shape has used in this process: (pass, geometry, dtype, `capability`) -> name."""
 
 
 def method(
@@ -236,7 +236,7 @@ def methods(g: Geometry, x: Array) -> list[str]:
 
 def _run(which: str, g: Geometry, x: Array, compute: Callable, target: Array | None = None) -> Any:
     """compute(method, target) by the method chosen for this pass and shape; while methods are timed, without target."""
-    key = which, g, dtype_key(x), runtime.is_gpu(x)
+    key = which, g, dtype_key(x), runtime.capability(x)
     name = choices.get(key)
     if name is None:
         possible = methods(g, x)

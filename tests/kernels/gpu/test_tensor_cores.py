@@ -59,6 +59,17 @@ def test_16_bits_take_them_from_8_0_on(gpu_log, capability):
         np.testing.assert_allclose(a, wide(b), rtol=2.0**-10, atol=1e-4)
 
 
+def test_each_gpu_takes_what_it_has(gpu_log, capability):
+    """What one chose for a shape is no choice for an older one in the same process."""
+    problem = arrays(np.float16)
+    capability("80")
+    assert taken(gpu_log, *problem)[1] == EVERY
+    capability("75")
+    assert taken(gpu_log, *problem)[1] == set()
+    capability("80")
+    assert taken(gpu_log, *problem)[1] == EVERY
+
+
 def test_float32_takes_them_where_tf32_is_allowed(gpu_log, capability, monkeypatch):
     x, w, grad = arrays(np.float32)
     capability("80")
