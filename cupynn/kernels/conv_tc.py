@@ -6,7 +6,9 @@
 
 Factors are rounded first: float16 and bfloat16 images are what they are, weights are rounded to the images' type, and
 float32 images and weights to TF32, 10 binary digits after the first. Every product is then exact in float32, in which
-they are summed in an order that depends on shapes only.
+they are summed in an order that depends on shapes only: the same bits every time on one kind of GPU. Another kind, and
+the CPU, may differ in the last ones: how the sum within one instruction is rounded is the hardware's own (tensor cores
+have been found to cut digits off; Fasi et al., "Numerical behavior of NVIDIA tensor cores", PeerJ CS 2021).
 
 It needs a GPU of compute capability 8.0. There it is chosen for float16 and bfloat16 of at least 8 input and 8 output
 channels: enough to fill the 16 bytes of a copy, and a quarter of the narrowest tile of outputs. That rule is reckoned,
@@ -70,9 +72,14 @@ class Plan(NamedTuple):
 
 
 def takes(g) -> bool:
-    """Whether geometry `g` is one that it computes: kernels count pixels, and an image's elements, in 32 bits."""
-    sizes = g.h * g.w, g.oh * g.ow, g.kernel[0] * g.kernel[1]
-    largest = max(g.n * sizes[0], g.n * sizes[1], g.c * sizes[0], g.o * sizes[1], max(g.c, g.o) * sizes[2])
+    """Whether geometry `g` is one that it computes: kernels count pixels, an image's elements, the weights, and the
+    chunks from a window to a tap in 32 bits, also where padding is larger than the image; a grid's second axis ends at
+    65535 blocks, of `lay_out`'s 32 channels.
+    """
+    channels, elements = max(g.c, g.o), g.kernel[0] * g.kernel[1]
+    padded = (g.h + 2 * g.padding[0]) * (g.w + 2 * g.padding[1])
+    images = max(g.n, g.c) * g.h * g.w, max(g.n, g.o) * g.oh * g.ow
+    largest = max(*images, (channels + 8) * elements, (channels // 4 + 2) * padded, channels << 10)
     return g.groups == 1 and largest < (1 << 31) - (1 << 16)
 
 
@@ -213,8 +220,9 @@ def _make_plan(g, itemsize: int, which: str, device: int | None) -> Plan:
     """How one pass is cut into blocks. Raises ValueError for what the kernels do not take."""
     if not takes(g) or itemsize > 4:
         raise ValueError(
-            "conv2d on tensor cores: wants groups=1, fewer than 2^31 pixels and elements of an image, 16 or 32 bits; "
-            f"got groups={g.groups}, x {(g.n, g.c, g.h, g.w)}, y {g.output_shape}, {8 * itemsize} bits"
+            "conv2d on tensor cores: wants groups=1, fewer than 2^31 pixels and elements of an image, also when "
+            f"padded, 16 or 32 bits; got groups={g.groups}, x {(g.n, g.c, g.h, g.w)}, padding {g.padding}, "
+            f"y {g.output_shape}, {8 * itemsize} bits"
         )
     r = input_gradient_reading(g) if which == "input gradient" else forward_reading(g)
     elements, chunks = r.elements, _chunks(r.in_channels, itemsize)

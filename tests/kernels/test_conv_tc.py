@@ -186,6 +186,30 @@ def test_what_it_refuses(x, w_shape, groups, message):
             call()
 
 
+@pytest.mark.parametrize(
+    "x_shape, w_shape, options",
+    [
+        ((1, 8, 64, 4096), (8, 8, 1, 1), {"stride": (1 << 20, 1), "padding": (1 << 20, 0)}),  # chunks to a tap: 2^32
+        ((1, 8, (1 << 28) + 1, 1), (8, 8, 2, 1), {"dilation": (1 << 28, 1)}),  # elements of an image: 2^31
+        ((1, 1, 1, 1 << 29), (1, 1, 1, 1 << 29), {}),  # packed weights, of 8 channels: 2^32
+        ((1, 1 << 21, 1, 1), (8, 1 << 21, 1, 1), {}),  # blocks of 32 channels: 65536
+    ],
+)
+def test_what_is_too_large_for_32_bits(x_shape, w_shape, options):
+    g = conv.geometry(x_shape, w_shape, **options)
+    assert not conv_tc.takes(g)
+    with pytest.raises(ValueError, match="fewer than 2"):
+        conv_tc._make_plan(g, 2, "forward", None)
+    assert conv_tc.takes(conv.geometry((1, 8, 64, 64), (8, 8, 1, 1), (1 << 10, 1), (1 << 10, 0)))
+
+
+@compiled
+@pytest.mark.parametrize("dtype", TYPES)
+def test_padding_larger_than_the_image_and_strides_larger_than_the_kernel(dtype):
+    problem = arrays((2, 9, 3, 4), (10, 9, 2, 3), {"padding": (7, 11), "stride": (5, 4), "dilation": (3, 2)}, dtype)
+    assert_close(passes(*problem), problem)
+
+
 def test_where_it_is_chosen():
     def method(c, o, groups=1, **options):
         return conv.method(conv.geometry((8, c, 14, 14), (o, c // groups, 3, 3), 1, 1, 1, groups), True, **options)
