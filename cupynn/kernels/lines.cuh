@@ -8,6 +8,27 @@ __device__ int at_least(int a, int b) { return a > b ? a : b; }
 __device__ int at_most(int a, int b) { return a < b ? a : b; }
 __device__ int divide_up(int a, int b) { return a > 0 ? (a + b - 1) / b : 0; }
 
+// A tile of `terms` rows of strips, which `count` threads multiply, each STRIPS of them: its panel. On a CPU a panel's
+// strips are neighbours, and panels lie one after the other. On a GPU a strip is one element, rows lie one after the
+// other, `pitch` apart, and so do a panel's strips, `count` apart: neighbouring threads read neighbours.
+template <int LANES, int STRIPS> struct Panels {
+  static constexpr bool APART = LANES == 1;
+  int count, terms, pitch;
+
+  __device__ int row() const { return APART ? pitch : STRIPS * LANES; }  // elements from one term to the next
+  __device__ int step() const { return APART ? count : 1; }              // strips from one to the next of a panel
+  __device__ int first(int panel) const { return APART ? panel : panel * STRIPS; }  // its first strip
+  // Of `all` strips, those of the panel that begins with strip `first`.
+  __device__ int strips(int first, int all) const {
+    return APART ? divide_up(all - first, count) : at_most(STRIPS, all - first);
+  }
+  __device__ int at(int strip, int term) const {
+    return APART ? term * pitch + strip : (strip / STRIPS * terms + term) * row() + strip % STRIPS * LANES;
+  }
+  // Elements of the tile, where its strips take `elements` a row.
+  __device__ int room(int elements) const { return terms * (APART ? pitch : elements); }
+};
+
 // to[k * IMAGES + image] = from[image * image_pitch + k * STEP] for k < COUNT: constants throughout, so that it becomes a
 // few vector shuffles.
 template <typename T, int IMAGES, int COUNT, int STEP, typename S>

@@ -10,8 +10,8 @@
 //
 // All three multiply a panel of STRIPS strips of one operand, staged in shared memory, by CHANNELS scalars of the
 // other, and keep CHANNELS x STRIPS strips of sums in registers: per term STRIPS loads and CHANNELS broadcasts serve
-// CHANNELS * STRIPS products. Strips are columns in `convolve` and, by transposing as they are staged, channels in
-// `weight_gradient`, whose sums over columns then need no sum over lanes.
+// CHANNELS * STRIPS products; `Panels` says how they lie. Strips are columns in `convolve` and, by transposing as they
+// are staged, channels in `weight_gradient`, whose sums over columns then need no sum over lanes.
 //
 // S is the type of x, y and grad; tiles, weights, bias, sums and dw have type T = Compute<S>.
 //
@@ -64,7 +64,7 @@ __device__ void locate(const Plan& p, const Pixels& pixels, long long pitch, int
 
 template <int LANES>
 __device__ Place place_of(const long long* address, const bool* together, int strip, int columns) {
-  return {address + strip * LANES, at_most(LANES, columns - strip * LANES), together[strip]};
+  return {address + strip * LANES, at_most(LANES, columns - strip * LANES), LANES == 1 || together[strip]};
 }
 
 // The elements of one channel at a strip's columns, zeros where there are none.
@@ -98,13 +98,14 @@ __device__ __forceinline__ void put(const T* __restrict__ lanes, S* __restrict__
   }
 }
 
-// sum[o][s] = start[o] + sum_k a[o * ROW + k * STEP] b[k * WIDE + s * LANES ...] over `count` terms.
-template <typename T, int LANES, int STRIPS, int CHANNELS, int WIDE, int ROW, int STEP>
-__device__ __forceinline__ void multiply(const T* __restrict__ a, const T* __restrict__ b, int count,
+// sum[o][s] += sum_k a[o * ROW + k * STEP] (strip s of term k of a panel, which begins at b) over `count` terms.
+template <typename T, int LANES, int STRIPS, int CHANNELS, int ROW, int STEP, typename P>
+__device__ __forceinline__ void multiply(const T* __restrict__ a, const T* __restrict__ b, const P& panels, int count,
                                          Strip<T, LANES> (&sum)[CHANNELS][STRIPS]) {
-  for (int k = 0; k < count; k++, a += STEP, b += WIDE) {
+  for (int k = 0; k < count; k++, a += STEP, b += panels.row()) {
     Strip<T, LANES> v[STRIPS];
-    CUPYNN_UNROLL for (int s = 0; s < STRIPS; s++) v[s] = in_register(Strip<T, LANES>::load(b + s * LANES));
+    CUPYNN_UNROLL for (int s = 0; s < STRIPS; s++)
+      v[s] = in_register(Strip<T, LANES>::load(b + s * panels.step() * LANES));
     CUPYNN_UNROLL for (int o = 0; o < CHANNELS; o++) {
       const Strip<T, LANES> factor = in_register(Strip<T, LANES>::broadcast(a[o * ROW]));
       CUPYNN_UNROLL for (int s = 0; s < STRIPS; s++) sum[o][s] = fma(factor, v[s], sum[o][s]);
@@ -128,10 +129,11 @@ __global__ void pack(const T* __restrict__ w, T* __restrict__ packed, int in_cha
 }
 
 // CHANNELS channels of y, or of those `channels`, at STRIPS strips of columns.
-template <typename T, int LANES, int STRIPS, int CHANNELS, int WIDE, typename S>
-__device__ void convolve_strips(const T* __restrict__ weights, const T* __restrict__ panel, int terms,
+template <typename T, int LANES, int STRIPS, int CHANNELS, typename S, typename P>
+__device__ void convolve_strips(const T* __restrict__ weights, const T* __restrict__ panel, P panels, int terms,
                                 const T* __restrict__ bias, S* __restrict__ y, long long plane, int channels,
                                 const long long* address, const bool* together, int columns, bool add) {
+  const int step = panels.step();
   Strip<T, LANES> sum[CHANNELS][STRIPS];
   CUPYNN_UNROLL for (int o = 0; o < CHANNELS; o++) {
     const T start = bias != nullptr && o < channels ? bias[o] : T(0);
@@ -139,15 +141,16 @@ __device__ void convolve_strips(const T* __restrict__ weights, const T* __restri
   }
   CUPYNN_UNROLL for (int o = 0; o < CHANNELS; o++)
     if (o < channels)
-      CUPYNN_UNROLL for (int s = 0; s < STRIPS; s++) prefetch(y + o * plane + address[s * LANES]);
-  multiply<T, LANES, STRIPS, CHANNELS, WIDE, 1, CHANNELS>(weights, panel, terms, sum);
+      CUPYNN_UNROLL for (int s = 0; s < STRIPS; s++) prefetch(y + o * plane + address[s * step * LANES]);
+  multiply<T, LANES, STRIPS, CHANNELS, 1, CHANNELS>(weights, panel, panels, terms, sum);
   bool all_together = true;
-  CUPYNN_UNROLL for (int s = 0; s < STRIPS; s++) all_together = all_together && together[s];
+  CUPYNN_UNROLL for (int s = 0; s < STRIPS; s++)
+    all_together = all_together && place_of<LANES>(address, together, s * step, columns).together;
   if (all_together) {
     CUPYNN_UNROLL for (int o = 0; o < CHANNELS; o++)
       if (o < channels)
         CUPYNN_UNROLL for (int s = 0; s < STRIPS; s++) {
-          S* to = y + o * plane + address[s * LANES];
+          S* to = y + o * plane + address[s * step * LANES];
           (add ? sum[o][s] + Strip<T, LANES>::load(to) : sum[o][s]).store(to);
         }
     return;
@@ -157,15 +160,15 @@ __device__ void convolve_strips(const T* __restrict__ weights, const T* __restri
     CUPYNN_UNROLL for (int s = 0; s < STRIPS; s++) sum[o][s].store(lanes[o][s]);
   for (int o = 0; o < at_most(CHANNELS, channels); o++)
     for (int s = 0; s < STRIPS; s++)
-      put<T, LANES>(lanes[o][s], y + o * plane, place_of<LANES>(address, together, s, columns), add);
+      put<T, LANES>(lanes[o][s], y + o * plane, place_of<LANES>(address, together, s * step, columns), add);
 }
 
 // The same for 1 to MOST strips: the number becomes a template constant.
-template <typename T, int LANES, int MOST, int CHANNELS, int WIDE, typename... Rest>
+template <typename T, int LANES, int MOST, int CHANNELS, typename... Rest>
 __device__ __forceinline__ void convolve_some(int strips, Rest... rest) {
   if constexpr (MOST > 1)
-    if (strips < MOST) return convolve_some<T, LANES, MOST - 1, CHANNELS, WIDE>(strips, rest...);
-  convolve_strips<T, LANES, MOST, CHANNELS, WIDE>(rest...);
+    if (strips < MOST) return convolve_some<T, LANES, MOST - 1, CHANNELS>(strips, rest...);
+  convolve_strips<T, LANES, MOST, CHANNELS>(rest...);
 }
 
 // y, or added to it. One block: `span` columns, all channels of one group. Grid (spans, groups).
@@ -175,7 +178,6 @@ __global__ void convolve(const S* __restrict__ x, const T* __restrict__ weights,
                          long long x_pitch, long long y_pitch, bool accumulate) {
   extern __shared__ unsigned char shared_memory[];
   const Plan& p = *(const Plan*)plan;
-  constexpr int WIDE = STRIPS * LANES;
   T* tile = register_pointer((T*)shared_memory);
   long long* from = (long long*)(tile + p.in_chunk * p.span);
   long long* to = from + p.span;
@@ -189,6 +191,7 @@ __global__ void convolve(const S* __restrict__ x, const T* __restrict__ weights,
   locate<LANES>(p, p.other, y_pitch, column0, columns, to, write_together);
   for (int chunk0 = 0; chunk0 < p.in_channels; chunk0 += p.in_chunk) {
     const int channels = at_most(p.in_chunk, p.in_channels - chunk0);
+    const Panels<LANES, STRIPS> in_tile = {panels, channels, strips};
     __syncthreads();
     const S* channel = x + ((long long)group * p.in_channels + chunk0) * p.read.plane;
     for (int c = 0, strip = threadIdx.x;; strip += blockDim.x) {
@@ -196,17 +199,18 @@ __global__ void convolve(const S* __restrict__ x, const T* __restrict__ weights,
       if (c >= channels) break;
       if (c + ahead < channels) prefetch(channel + (long long)(c + ahead) * p.read.plane + from[strip * LANES]);
       take<T, LANES>(channel + (long long)c * p.read.plane, place_of<LANES>(from, read_together, strip, columns))
-          .store(tile + (strip / STRIPS * channels + c) * WIDE + strip % STRIPS * LANES);
+          .store(tile + in_tile.at(strip, c));
     }
     __syncthreads();
     for (int task = threadIdx.x; task < channel_tiles * panels; task += blockDim.x) {
-      const int panel = task % panels, channel_tile = task / panels, channel0 = channel_tile * CHANNELS;
+      const int channel_tile = task / panels, channel0 = channel_tile * CHANNELS;
+      const int strip0 = in_tile.first(task % panels);
       const T* w = weights + (((long long)group * channel_tiles + channel_tile) * p.in_channels + chunk0) * CHANNELS;
       const int first = group * p.out_channels + channel0;
-      convolve_some<T, LANES, STRIPS, CHANNELS, WIDE>(
-          at_most(STRIPS, strips - panel * STRIPS), w, tile + panel * channels * WIDE, channels,
+      convolve_some<T, LANES, STRIPS, CHANNELS>(
+          in_tile.strips(strip0, strips), w, tile + in_tile.at(strip0, 0), in_tile, channels,
           bias != nullptr && chunk0 == 0 ? bias + first : (const T*)nullptr, y + (long long)first * p.other.plane, p.other.plane,
-          p.out_channels - channel0, to + panel * WIDE, write_together + panel * STRIPS, columns - panel * WIDE,
+          p.out_channels - channel0, to + strip0 * LANES, write_together + strip0, columns - strip0 * LANES,
           accumulate || chunk0 > 0);
     }
   }
@@ -222,24 +226,25 @@ __device__ __forceinline__ void store_part(Strip<T, LANES> strip, T* __restrict_
 }
 
 // dw of CHANNELS channels of the scalars and STRIPS strips of the vectors', or of those outs x ins that exist.
-template <typename T, int LANES, int STRIPS, int CHANNELS, int WIDE, int PITCH>
-__device__ void correlate_strips(const T* __restrict__ gradient, const T* __restrict__ panel, int columns,
+template <typename T, int LANES, int STRIPS, int CHANNELS, int PITCH, typename P>
+__device__ void correlate_strips(const T* __restrict__ gradient, const T* __restrict__ panel, P panels, int columns,
                                  T* __restrict__ dw, int dw_pitch, int outs, int ins, bool add) {
   Strip<T, LANES> sum[CHANNELS][STRIPS];
   CUPYNN_UNROLL for (int o = 0; o < CHANNELS; o++)
     CUPYNN_UNROLL for (int s = 0; s < STRIPS; s++) sum[o][s] = Strip<T, LANES>::broadcast(T(0));
-  multiply<T, LANES, STRIPS, CHANNELS, WIDE, PITCH, 1>(gradient, panel, columns, sum);
+  multiply<T, LANES, STRIPS, CHANNELS, PITCH, 1>(gradient, panel, panels, columns, sum);
+  const int step = panels.step() * LANES;
   CUPYNN_UNROLL for (int o = 0; o < CHANNELS; o++)
     if (o < outs)
       CUPYNN_UNROLL for (int s = 0; s < STRIPS; s++)
-        store_part(sum[o][s], dw + (long long)o * dw_pitch + s * LANES, ins - s * LANES, add);
+        store_part(sum[o][s], dw + (long long)o * dw_pitch + s * step, ins - s * step, add);
 }
 
-template <typename T, int LANES, int MOST, int CHANNELS, int WIDE, int PITCH, typename... Rest>
+template <typename T, int LANES, int MOST, int CHANNELS, int PITCH, typename... Rest>
 __device__ __forceinline__ void correlate_some(int strips, Rest... rest) {
   if constexpr (MOST > 1)
-    if (strips < MOST) return correlate_some<T, LANES, MOST - 1, CHANNELS, WIDE, PITCH>(strips, rest...);
-  correlate_strips<T, LANES, MOST, CHANNELS, WIDE, PITCH>(rest...);
+    if (strips < MOST) return correlate_some<T, LANES, MOST - 1, CHANNELS, PITCH>(strips, rest...);
+  correlate_strips<T, LANES, MOST, CHANNELS, PITCH>(rest...);
 }
 
 // partial[block]: dw (scalars' channel, vectors' channel), then dbias (o), summed over the spans of COLUMNS columns of
@@ -251,7 +256,7 @@ __global__ void weight_gradient(const S* __restrict__ vectors, const S* __restri
                                 long long vectors_pitch, long long scalars_pitch, bool bias_of_vectors) {
   extern __shared__ unsigned char shared_memory[];
   const Plan& p = *(const Plan*)plan;
-  constexpr int WIDE = STRIPS * LANES, PITCH = COLUMNS + LANES;  // no power of two, whose rows would share cache lines
+  constexpr int PITCH = COLUMNS + LANES;  // no power of two, whose rows would share cache lines
   const int in_chunks = divide_up(p.in_channels, p.in_chunk), out_chunks = divide_up(p.out_channels, p.out_chunk);
   const int in0 = blockIdx.y % in_chunks * p.in_chunk, out0 = blockIdx.y / in_chunks % out_chunks * p.out_chunk;
   const int group = blockIdx.y / in_chunks / out_chunks, groups = gridDim.y / in_chunks / out_chunks;
@@ -260,7 +265,8 @@ __global__ void weight_gradient(const S* __restrict__ vectors, const S* __restri
   const int channel_tiles = divide_up(outs, CHANNELS);
   T* rows = register_pointer((T*)shared_memory);
   T* tile = rows + p.out_chunk * PITCH;
-  long long* vectors_address = (long long*)(tile + p.in_chunk * COLUMNS);
+  const Panels<LANES, STRIPS> in_tile = {panels, COLUMNS, p.in_chunk + 1};
+  long long* vectors_address = (long long*)(tile + in_tile.room(p.in_chunk));
   long long* scalars_address = vectors_address + COLUMNS;
   bool* vectors_together = (bool*)(scalars_address + COLUMNS);
   bool* scalars_together = vectors_together + COLUMNS / LANES;
@@ -311,23 +317,23 @@ __global__ void weight_gradient(const S* __restrict__ vectors, const S* __restri
         CUPYNN_UNROLL for (int l = 0; l < LANES; l++) lines[l] = Strip<T, LANES>::load(lanes[l]);
       }
       transpose(lines);
-      T* to = tile + (in_strip / STRIPS * COLUMNS + strip * LANES) * WIDE + in_strip % STRIPS * LANES;
-      CUPYNN_UNROLL for (int l = 0; l < LANES; l++) lines[l].store(to + l * WIDE);
+      T* to = tile + in_tile.at(in_strip, strip * LANES);
+      CUPYNN_UNROLL for (int l = 0; l < LANES; l++) lines[l].store(to + l * in_tile.row());
     }
     __syncthreads();
     for (int task = threadIdx.x; task < channel_tiles * panels; task += blockDim.x) {
-      const int panel = task % panels, o = task / panels * CHANNELS;
-      correlate_some<T, LANES, STRIPS, CHANNELS, WIDE, PITCH>(
-          at_most(STRIPS, in_strips - panel * STRIPS), rows + o * PITCH, tile + panel * COLUMNS * WIDE, columns,
-          dw + (long long)o * p.in_channels + panel * WIDE, p.in_channels, outs - o, ins - panel * WIDE, add);
+      const int strip0 = in_tile.first(task % panels), o = task / panels * CHANNELS;
+      correlate_some<T, LANES, STRIPS, CHANNELS, PITCH>(
+          in_tile.strips(strip0, in_strips), rows + o * PITCH, tile + in_tile.at(strip0, 0), in_tile, columns,
+          dw + (long long)o * p.in_channels + strip0 * LANES, p.in_channels, outs - o, ins - strip0 * LANES, add);
     }
     if (bias_of_vectors && out0 == 0)
       for (int in_strip = threadIdx.x; in_strip < in_strips; in_strip += blockDim.x) {
-        const T* from = tile + in_strip / STRIPS * COLUMNS * WIDE + in_strip % STRIPS * LANES;
+        const T* from = tile + in_tile.at(in_strip, 0);
         Strip<T, LANES> even = Strip<T, LANES>::broadcast(T(0)), odd = even;  // two sums: each waits for itself
         for (int k = 0; k < strips * LANES; k += 2) {
-          even = even + Strip<T, LANES>::load(from + k * WIDE);
-          odd = odd + Strip<T, LANES>::load(from + (k + 1) * WIDE);
+          even = even + Strip<T, LANES>::load(from + k * in_tile.row());
+          if (LANES > 1 || k + 1 < strips) odd = odd + Strip<T, LANES>::load(from + (k + 1) * in_tile.row());
         }
         store_part(even + odd, dbias + in_strip * LANES, ins - in_strip * LANES, add);
       }

@@ -20,7 +20,7 @@ from cupynn.kernels.images import span, whole
 class Target(NamedTuple):
     """The constants of `pointwise.cu` that suit one processor."""
 
-    lanes: int  # columns, or input channels, per strip: one vector register on a CPU
+    lanes: int  # columns, or input channels, per strip: one vector register on a CPU, one element on a GPU
     tiles: tuple[tuple[int, int], ...]  # strips, and output channels, that one thread keeps in registers
     threads: int  # per block
     columns: int  # of a block of `weight_gradient` at once; of one of `convolve`, at most 4 times as many
@@ -36,7 +36,7 @@ def target(vector_bytes: int, itemsize: int, gpu: bool, threads: int) -> Target:
     """The one table of constants. Sums take 24 of a CPU's 32, or 12 of 16, vector registers."""
     lanes = vector_bytes // itemsize
     if gpu:
-        return Target(lanes, ((1, 8),), threads, columns=64, shared_bytes=40 << 10, blocks=128)
+        return Target(1, ((lanes, 8),), threads, columns=64, shared_bytes=40 << 10, blocks=128)
     if vector_bytes == 64:
         return Target(lanes, ((4, 6), (3, 8)), threads, columns=256, shared_bytes=512 << 10, blocks=16)
     return Target(lanes, ((2, 6), (3, 4)), threads, columns=128, shared_bytes=192 << 10, blocks=16)
@@ -179,8 +179,12 @@ def _make_plan(g, t: Target, itemsize: int, which: str, device: int | None) -> P
         across = t.columns
         room = (t.shared_bytes - addresses(across)) // itemsize
         out_chunk, in_chunk = up(outs, channels), up(ins, wide)
-        pitch = across + t.lanes
-        while out_chunk * pitch + in_chunk * across > room and (out_chunk > channels or in_chunk > wide):
+        pitch, pad = across + t.lanes, int(t.lanes == 1)
+
+        def elements() -> int:
+            return out_chunk * pitch + (in_chunk + pad) * across
+
+        while elements() > room and (out_chunk > channels or in_chunk > wide):
             if in_chunk > max(wide, out_chunk):
                 in_chunk = up(in_chunk // 2, wide)
             else:
@@ -189,7 +193,7 @@ def _make_plan(g, t: Target, itemsize: int, which: str, device: int | None) -> P
         spans = -(-columns // across)
         blocks = max(1, min(spans, t.blocks // chunks))
         blocks = -(-spans // -(-spans // blocks))
-        shared = (out_chunk * pitch + in_chunk * across) * itemsize + addresses(across)
+        shared = elements() * itemsize + addresses(across)
     else:
         room = t.shared_bytes // (itemsize * wide)  # panels of one channel
         in_chunk = -(-ins // -(-ins // max(1, room // 2)))

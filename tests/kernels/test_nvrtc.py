@@ -19,7 +19,6 @@ KERNELS = nvrtc.kernel_names()
 STACK = {
     "conv.convolve<": (16, "a strip's lanes, where they are scattered; `put_lanes` is not inlined, to compile in time"),
     "conv_scaled.": (64, "a strip cut short, whose lanes are taken one by one"),
-    "pointwise.weight_gradient<double": (16, "the lanes of a strip that is cut short"),
     "whe.forward<float, 0": (128, "a group of any size up to 32: arrays of 32 channels with an index not known before"),
     "whe.forward<double, 0": (256, "the same"),
     "whe.backward<float, 0": (256, "the same, of channels and of their gradients"),
@@ -41,7 +40,7 @@ OCCUPANCY = {
     "depthwise.weight_gradient<double": (0.06, "the same, twice as wide"),
     "depthwise.weight_gradient<float, 1, 0": (0.09, "9x9 sums of each thread in shared memory"),
     "depthwise.weight_gradient<double, 1, 0": (0.03, "the same: 32 KB for one warp"),
-    "pointwise.convolve<": (0.125, "eight strips of sums in registers, 43 KB of images in shared memory"),
+    "pointwise.convolve<": (0.125, "8 x 4 sums in registers, 43 KB of images in shared memory"),
     "pointwise.weight_gradient<": (0.125, "the same, 34 KB"),
     "whe.forward<": (0.125, "strips of a whole group of channels in registers"),
     "whe.forward<double, 0": (0.04, "the weights of a group of 32 in shared memory: 32 KB"),
