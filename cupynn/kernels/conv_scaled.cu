@@ -29,16 +29,17 @@ struct Plan {
   Scales scales;
 };
 
-// STRIPS strips of `columns` pixels: sum[o][s] over `count` terms of a[k * STEP + o * ROW] * b[k * WIDE + s * LANES].
-template <typename T, int LANES, int STRIPS, int CHANNELS, int WIDE>
-__device__ __forceinline__ void accumulate(const T* __restrict__ a, int row, int step, const T* __restrict__ b, int count,
+// sum[o][s] over `count` terms of a[k * step + o * row] * (strip s of term k of a panel, which begins at b).
+template <typename T, int LANES, int STRIPS, int CHANNELS>
+__device__ __forceinline__ void accumulate(const T* __restrict__ a, int row, int step, const T* __restrict__ b,
+                                           const Panels<LANES, STRIPS>& panels, int count,
                                            Strip<T, LANES> (&sum)[CHANNELS][STRIPS]) {
   using S = Strip<T, LANES>;
   CUPYNN_UNROLL for (int o = 0; o < CHANNELS; o++)
     CUPYNN_UNROLL for (int s = 0; s < STRIPS; s++) sum[o][s] = S::broadcast(T(0));
-  for (int k = 0; k < count; k++, a += step, b += WIDE) {
+  for (int k = 0; k < count; k++, a += step, b += panels.row()) {
     S v[STRIPS];
-    CUPYNN_UNROLL for (int s = 0; s < STRIPS; s++) v[s] = in_register(S::load(b + s * LANES));
+    CUPYNN_UNROLL for (int s = 0; s < STRIPS; s++) v[s] = in_register(S::load(b + s * panels.step() * LANES));
     CUPYNN_UNROLL for (int o = 0; o < CHANNELS; o++) {
       const S factor = in_register(S::broadcast(a[o * row]));
       CUPYNN_UNROLL for (int s = 0; s < STRIPS; s++) sum[o][s] = fma(factor, v[s], sum[o][s]);
@@ -56,17 +57,19 @@ __device__ __forceinline__ void put(const Strip<T, LANES> strip, T* __restrict__
 }
 
 // The weights w (ins, outs) of input channels from in0 on and output channels from out0 on, times the image's scales, as
-// weights[channel tile][channel][CHANNELS]; zeros for channels that fill up the last tile.
-template <typename T, int CHANNELS>
-__device__ void stage_weights(const T* __restrict__ w, const T* __restrict__ scale, T* __restrict__ weights, const Plan& p,
-                              int in0, int ins, int out0, int outs) {
+// tiles of STRIPS strips of CHANNELS; zeros for channels that fill up the last tile.
+template <typename T, int CHANNELS, int STRIPS>
+__device__ void stage_weights(const T* __restrict__ w, const T* __restrict__ scale, T* __restrict__ weights,
+                              const Panels<CHANNELS, STRIPS>& tiles, const Plan& p, int in0, int ins, int out0, int outs) {
   using S = Strip<T, CHANNELS>;
   const Scales& r = p.scales;
-  for (int o = 0; o < outs; o += CHANNELS)
-    for (int c = threadIdx.x; c < ins; c += blockDim.x) {
+  const int team = at_most(blockDim.x, 32), member = threadIdx.x % team, teams = blockDim.x / team;
+  const int all = divide_up(outs, CHANNELS * STRIPS) * CHANNELS * STRIPS;
+  for (int o = member * CHANNELS; o < all; o += team * CHANNELS)
+    for (int c = threadIdx.x / team; c < ins; c += teams) {
       const int in = in0 + c, out = out0 + o;
       S row = load_part<T, CHANNELS>(w + (long long)in * p.outs + out, outs - o);
-      if (scale != nullptr) {
+      if (scale != nullptr && o < outs) {
         const T* factors = scale + (r.in_run == 1 ? in : in / r.in_run) * r.in_pitch;
         if (r.out_run == 1 && r.out_pitch == 1) {
           row = row * load_part<T, CHANNELS>(factors + out, outs - o);
@@ -78,7 +81,7 @@ __device__ void stage_weights(const T* __restrict__ w, const T* __restrict__ sca
           row = row * S::load(lanes);
         }
       }
-      row.store(weights + (o * ins + c * CHANNELS));
+      row.store(weights + tiles.at(o / CHANNELS, c));
     }
 }
 
@@ -87,11 +90,11 @@ template <typename T, int LANES, int STRIPS, int CHANNELS>
 __global__ void multiply(const T* __restrict__ x, const T* __restrict__ w, const T* __restrict__ scale, T* __restrict__ y,
                          const int* __restrict__ plan, long long x_pitch, long long y_pitch, bool add) {
   using S = Strip<T, LANES>;
-  constexpr int WIDE = STRIPS * LANES;
+  constexpr int WIDE = STRIPS * LANES, TOGETHER = LANES == 1 ? 1 : CHANNELS;  // weights that a thread stages at once
   extern __shared__ unsigned char shared_memory[];
   const Plan& p = *(const Plan*)plan;
-  T* tile = register_pointer((T*)shared_memory);  // [panel][channel][WIDE]
-  T* weights = tile + p.in_chunk * p.span;        // [channel tile][channel][CHANNELS]
+  T* tile = register_pointer((T*)shared_memory);
+  T* weights = tile + p.in_chunk * p.span;
   const int parts = divide_up(p.plane, p.part), image = blockIdx.x / parts;
   const int begin = blockIdx.x % parts * p.part, end = at_most(p.plane, begin + p.part);
   const T* image_scale = scale == nullptr ? nullptr : scale + (long long)image * p.scales.image_pitch;
@@ -99,28 +102,33 @@ __global__ void multiply(const T* __restrict__ x, const T* __restrict__ w, const
     for (int in0 = 0; in0 < p.ins; in0 += p.in_chunk) {
       const int outs = at_most(p.out_chunk, p.outs - out0), channel_tiles = divide_up(outs, CHANNELS);
       const int ins = at_most(p.in_chunk, p.ins - in0);
+      const Panels<TOGETHER, CHANNELS / TOGETHER> out_tile = {1, ins, p.out_chunk};
       __syncthreads();
-      stage_weights<T, CHANNELS>(w, image_scale, weights, p, in0, ins, out0, outs);
+      stage_weights(w, image_scale, weights, out_tile, p, in0, ins, out0, outs);
       for (int column0 = begin; column0 < end; column0 += p.span) {
         const int columns = at_most(p.span, end - column0), panels = divide_up(columns, WIDE), strips = panels * STRIPS;
+        const Panels<LANES, STRIPS> in_tile = {panels, ins, strips};
         const T* from = x + image * x_pitch + (long long)in0 * p.plane + column0;
         if (column0 > begin) __syncthreads();
         for (int c = 0, strip = threadIdx.x;; strip += blockDim.x) {
           for (; strip >= strips; strip -= strips) c++;
           if (c >= ins) break;
           load_part<T, LANES>(from + (long long)c * p.plane + strip * LANES, columns - strip * LANES)
-              .store(tile + (strip / STRIPS * ins + c) * WIDE + strip % STRIPS * LANES);
+              .store(tile + in_tile.at(strip, c));
         }
         __syncthreads();
         for (int task = threadIdx.x; task < channel_tiles * panels; task += blockDim.x) {
-          const int panel = task / channel_tiles, o = task % channel_tiles * CHANNELS;
+          const int strip0 = in_tile.first(LANES == 1 ? task % panels : task / channel_tiles);
+          const int o = (LANES == 1 ? task / panels : task % channel_tiles) * CHANNELS;
           S sum[CHANNELS][STRIPS];
-          accumulate<T, LANES, STRIPS, CHANNELS, WIDE>(weights + o * ins, 1, CHANNELS, tile + panel * ins * WIDE, ins, sum);
-          T* to = y + image * y_pitch + (long long)(out0 + o) * p.plane + column0 + panel * WIDE;
+          accumulate(weights + out_tile.at(o / TOGETHER, 0), 1, out_tile.row(), tile + in_tile.at(strip0, 0), in_tile, ins,
+                     sum);
+          T* to = y + image * y_pitch + (long long)(out0 + o) * p.plane + column0 + strip0 * LANES;
+          const int left = columns - strip0 * LANES, step = in_tile.step() * LANES;
           CUPYNN_UNROLL for (int k = 0; k < CHANNELS; k++)
             if (o + k < outs)
               CUPYNN_UNROLL for (int s = 0; s < STRIPS; s++)
-                put(sum[k][s], to + (long long)k * p.plane + s * LANES, columns - panel * WIDE - s * LANES, add || in0 > 0);
+                put(sum[k][s], to + (long long)k * p.plane + s * step, left - s * step, add || in0 > 0);
         }
       }
     }
@@ -135,12 +143,14 @@ __global__ void weight_gradient(const T* __restrict__ x, const T* __restrict__ g
   constexpr int WIDE = STRIPS * LANES;
   extern __shared__ unsigned char shared_memory[];
   const Plan& p = *(const Plan*)plan;
-  const int in_chunks = divide_up(p.ins, p.in_chunk), pitch = p.span + LANES;  // not a power of two
+  // Not a power of two; on a GPU odd, so that neighbouring rows begin in other banks.
+  const int in_chunks = divide_up(p.ins, p.in_chunk), pitch = LANES == 1 ? p.span | 1 : p.span + LANES;
   const int in0 = blockIdx.y % in_chunks * p.in_chunk, out0 = blockIdx.y / in_chunks * p.out_chunk;
   const int ins = at_most(p.in_chunk, p.ins - in0), outs = at_most(p.out_chunk, p.outs - out0);
   const int in_strips = divide_up(ins, WIDE) * STRIPS, panels = in_strips / STRIPS, channel_tiles = divide_up(outs, CHANNELS);
-  T* tile = register_pointer((T*)shared_memory);  // [panel][pixel][WIDE]
-  T* gradient = tile + p.in_chunk * p.span;       // [output channel][pixel]
+  const Panels<LANES, STRIPS> in_tile = {panels, p.span, p.in_chunk + 1};
+  T* tile = register_pointer((T*)shared_memory);
+  T* gradient = tile + in_tile.room(p.in_chunk);  // [output channel][pixel]
   T* dw = partial + ((long long)blockIdx.x * p.outs + out0) * p.ins + in0;
 
   const int share = divide_up(p.images, gridDim.x), begin = blockIdx.x * share, end = at_most(p.images, begin + share);
@@ -167,19 +177,19 @@ __global__ void weight_gradient(const T* __restrict__ x, const T* __restrict__ g
           lines[l] = load_part<T, LANES>(from_x + (long long)c * p.plane + column, c < ins ? columns - column : 0);
         }
         transpose(lines);
-        T* to = tile + (in_strip / STRIPS * p.span + column) * WIDE + in_strip % STRIPS * LANES;
-        CUPYNN_UNROLL for (int l = 0; l < LANES; l++) lines[l].store(to + l * WIDE);
+        T* to = tile + in_tile.at(in_strip, column);
+        CUPYNN_UNROLL for (int l = 0; l < LANES; l++) lines[l].store(to + l * in_tile.row());
       }
       __syncthreads();
       for (int task = threadIdx.x; task < channel_tiles * panels; task += blockDim.x) {
-        const int panel = task / channel_tiles, o = task % channel_tiles * CHANNELS;
+        const int strip0 = in_tile.first(LANES == 1 ? task % panels : task / channel_tiles);
+        const int o = (LANES == 1 ? task / panels : task % channel_tiles) * CHANNELS;
         S sum[CHANNELS][STRIPS];
-        accumulate<T, LANES, STRIPS, CHANNELS, WIDE>(gradient + o * pitch, pitch, 1, tile + panel * p.span * WIDE, columns,
-                                                     sum);
+        accumulate(gradient + o * pitch, pitch, 1, tile + in_tile.at(strip0, 0), in_tile, columns, sum);
         CUPYNN_UNROLL for (int k = 0; k < CHANNELS; k++)
           if (o + k < outs)
             CUPYNN_UNROLL for (int s = 0; s < STRIPS; s++) {
-              const int c = panel * WIDE + s * LANES, count = ins - c, out = out0 + o + k;
+              const int c = (strip0 + s * in_tile.step()) * LANES, count = ins - c, out = out0 + o + k;
               if (count <= 0) break;
               if (scale != nullptr) {
                 const T* factors = scale + (long long)image * p.scales.image_pitch + out / p.scales.out_run * p.scales.out_pitch;

@@ -30,7 +30,7 @@ IMAGES = 16  # converted at a time
 class Target(NamedTuple):
     """The constants of `conv_scaled.cu` that suit one processor."""
 
-    lanes: int  # pixels, or input channels, per strip: one vector register on a CPU
+    lanes: int  # pixels, or input channels, per strip: one vector register on a CPU, one element on a GPU
     strips: int  # and output channels that one thread keeps in registers
     channels: int
     threads: int  # per block
@@ -44,7 +44,7 @@ def target(vector_bytes: int, itemsize: int, gpu: bool, threads: int) -> Target:
     """The one table of constants. Sums take 16 of a CPU's 32, or 8 of 16, vector registers."""
     lanes = vector_bytes // itemsize
     if gpu:
-        return Target(lanes, 1, 8, threads, 64, 32, 40 << 10, 128)
+        return Target(1, lanes, 8, threads, 64, 32, 40 << 10, 128)
     if vector_bytes == 64:
         return Target(lanes, 2, 8, threads, 256, 128, 640 << 10, 16)
     return Target(lanes, 2, 4, threads, 128, 64, 192 << 10, 16)
@@ -250,7 +250,7 @@ def _make_plan(shape: Shape, t: Target, itemsize: int, which: str, device: int |
         in_chunk, out_chunk = up(ins, wide), up(outs, t.channels)
 
         def elements() -> int:
-            return in_chunk * across + out_chunk * (across + t.lanes)
+            return (in_chunk + (t.lanes == 1)) * across + out_chunk * (across + t.lanes)
 
         while elements() > room and (in_chunk > wide or out_chunk > t.channels):
             if in_chunk > max(wide, out_chunk) or out_chunk == t.channels:

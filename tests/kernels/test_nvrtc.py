@@ -18,7 +18,6 @@ KERNELS = nvrtc.kernel_names()
 # Bytes of local memory, of instantiations whose name begins so; all others have none.
 STACK = {
     "conv.convolve<": (16, "a strip's lanes, where they are scattered; `put_lanes` is not inlined, to compile in time"),
-    "conv_scaled.": (64, "a strip cut short, whose lanes are taken one by one"),
     "whe.forward<float, 0": (128, "a group of any size up to 32: arrays of 32 channels with an index not known before"),
     "whe.forward<double, 0": (256, "the same"),
     "whe.backward<float, 0": (256, "the same, of channels and of their gradients"),
@@ -34,7 +33,7 @@ OCCUPANCY = {
     "conv_tc.weight_gradient<": (0.25, "as conv_tc.convolve"),
     "conv.convolve<": (0.125, "eight strips of sums in registers, 40 KB of images in shared memory"),
     "conv.weight_gradient<": (0.125, "24 strips of sums in registers, 40 KB of images in shared memory"),
-    "conv_scaled.": (0.125, "8 strips of sums in registers, two tiles of channels in shared memory"),
+    "conv_scaled.": (0.125, "8 x 4 sums in registers, two tiles of channels in shared memory"),
     "depthwise.convolve<": (0.125, "four rows of sums and, of 7x7, seven rows of weights in registers"),
     "depthwise.weight_gradient<": (0.125, "up to 25 sums in registers, as many per thread in shared memory"),
     "depthwise.weight_gradient<double": (0.06, "the same, twice as wide"),
