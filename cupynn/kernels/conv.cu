@@ -38,7 +38,7 @@ struct Tile {
   int step_x;                                // columns are split by their remainder modulo this
   int pad_y, pad_x;                          // the tile begins this far before the image
   int interleave;                            // images side by side
-  int rows, row_pitch, column_pitch;         // rows staged; elements per row, and per remainder
+  int rows, row_pitch, column_pitch;         // rows staged; elements per row, and per remainder: a row may be longer
 };
 
 // What `conv.py` worked out for one shape: this struct, `phases` structs Phase, then a struct Tap for
@@ -149,7 +149,7 @@ __noinline__ __device__ void put_lanes(const T* __restrict__ lanes, S* __restric
 template <typename T, int LANES, typename S>
 __device__ void put(const Strip<T, LANES> strip, S* __restrict__ to, int interleave, int step, int images, int columns,
                     long long image_pitch, bool add) {
-  if (columns == LANES && step == 1) return (add ? strip + Strip<T, LANES>::load(to) : strip).store(to);
+  if (LANES == 1 || (columns == LANES && step == 1)) return (add ? strip + Strip<T, LANES>::load(to) : strip).store(to);
   T lanes[LANES];
   strip.store(lanes);
   if (interleave == 1 && step == 1 && !add) return copy_part<T, LANES / 2>(to, lanes, columns);
@@ -184,15 +184,16 @@ __global__ void convolve(const S* __restrict__ x, const T* __restrict__ weights,
       const int strips_per_line = divide_up(phase.columns * p.input.interleave, LANES);
       const int strips_per_row = strips_per_line * p.stack;
       const int strips = at_least(0, at_most(p.band, phase.rows - row0)) * strips_per_row;
-      const int runs = divide_up(strips, STRIPS);
+      // A GPU's strips are single outputs: those of a thread lie apart, so that neighbouring threads take neighbours.
+      const int runs = divide_up(strips, STRIPS), apart = LANES == 1 ? runs : 1;
       for (int task = threadIdx.x; task < runs * channel_tiles; task += blockDim.x) {
         const int channel_tile = p.channels_inside ? task % channel_tiles : task / runs;
-        const int strip0 = (p.channels_inside ? task / channel_tiles : task % runs) * STRIPS;
+        const int strip0 = (p.channels_inside ? task / channel_tiles : task % runs) * (LANES == 1 ? 1 : STRIPS);
         const int channel0 = channel_tile * CHANNELS;
         const T* source[STRIPS];
         int row[STRIPS], stacked[STRIPS], column[STRIPS];
         CUPYNN_UNROLL for (int k = 0; k < STRIPS; k++) {
-          const int strip = at_most(strip0 + k, strips - 1);
+          const int strip = at_most(strip0 + k * apart, strips - 1);
           row[k] = strip / strips_per_row;
           stacked[k] = strip % strips_per_row / strips_per_line;
           column[k] = strip % strips_per_line * LANES;
@@ -226,7 +227,7 @@ __global__ void convolve(const S* __restrict__ x, const T* __restrict__ weights,
           }
         const int first_channel = group * p.out_channels + channel0;
         CUPYNN_UNROLL for (int k = 0; k < STRIPS; k++) {
-          if (strip0 + k >= strips) break;
+          if (strip0 + k * apart >= strips) break;
           const int image = image0 + stacked[k] * p.input.interleave, line = (row0 + row[k]) * p.write_step_y;
           const int images = at_most(p.input.interleave, p.input.images - image);
           if (images <= 0) continue;  // the last stack may be short
@@ -261,7 +262,7 @@ __device__ void correlate(const T* __restrict__ input, const T* __restrict__ gra
     const int shift = (unit + m) % p.bands * p.band * p.step_y - p.input.pad_y;
     const int low = at_least(0, divide_up(-shift - taps[TAPS - 1].row, p.step_y));
     const int high = at_most(p.gradient.rows, divide_up(p.input.height - shift - taps[0].row, p.step_y));
-    for (int column = 0; column < p.gradient.row_pitch; column += LANES) {
+    for (int column = 0; column < p.gradient.column_pitch; column += LANES) {
       const T* in = input + m * input_pitch + low * p.step_y * p.input.row_pitch + column;
       const T* g = gradient + m * gradient_pitch + low * p.gradient.row_pitch + column;
       for (int row = low; row < high; row++, in += p.step_y * p.input.row_pitch, g += p.gradient.row_pitch) {
@@ -340,8 +341,9 @@ __global__ void weight_gradient(const S* __restrict__ x, const S* __restrict__ g
       for (int o = threadIdx.x; o < outs; o += blockDim.x) {
         Strip<T, LANES> sum = Strip<T, LANES>::broadcast(T(0));
         for (int m = 0; m < count; m++)
-          for (int k = 0; k < gradient_plane; k += LANES)
-            sum = sum + Strip<T, LANES>::load(gradient + m * gradient_pitch + o * gradient_plane + k);
+          for (int row = 0; row < p.gradient.rows; row++)
+            for (int k = row * p.gradient.row_pitch; k < row * p.gradient.row_pitch + p.gradient.column_pitch; k += LANES)
+              sum = sum + Strip<T, LANES>::load(gradient + m * gradient_pitch + o * gradient_plane + k);
         dbias[o] = sum.sum() + (add ? dbias[o] : T(0));
       }
   }

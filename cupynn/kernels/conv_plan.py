@@ -17,7 +17,7 @@ from cupynn.device import Array
 class Target(NamedTuple):
     """The constants of `conv.cu` that suit one processor."""
 
-    lanes: int  # outputs per strip: one vector register on a CPU
+    lanes: int  # outputs per strip: one vector register on a CPU, one on a GPU
     tiles: tuple[tuple[int, int], ...]  # strips and output channels that one thread of `convolve` keeps in registers
     gradient_channels: int  # output channels and taps that one thread of `weight_gradient` keeps in registers
     gradient_taps: int
@@ -35,7 +35,7 @@ def target(vector_bytes: int, itemsize: int, gpu: bool, threads: int) -> Target:
     """The one table of tile constants. Accumulators take up to 24 of a CPU's 32, or 10 of 16, vector registers."""
     lanes = vector_bytes // itemsize
     if gpu:
-        return Target(lanes, ((1, 8),), 4, 6, threads, 40 << 10, 40 << 10, 128)
+        return Target(1, ((lanes, 8),), 4, 6, threads, 40 << 10, 40 << 10, 128)
     if vector_bytes == 64:
         return Target(lanes, ((2, 8), (4, 4)), 4, 6, threads, 384 << 10, 36 << 10, 16)
     return Target(lanes, ((2, 4),), 2, 5, threads, 192 << 10, 24 << 10, 16)
@@ -132,13 +132,14 @@ def make_plan(r: Reading, t: Target, itemsize: int, gradient: bool, device: int 
     lane_columns = max(-(-p.count[1] * side // t.lanes) for p in r.phases) * t.lanes
     remainders = 1 + max((s[1] - low[1]) % step_x for s in all_shifts)
     column_pitch = lane_columns + (high[1] - low[1]) // step_x * side
-    row_pitch = remainders * column_pitch
+    odd = int(gradient and t.lanes == 1)  # neighbouring rows begin in other banks of a GPU's shared memory
+    row_pitch, gradient_pitch = remainders * column_pitch | odd, lane_columns | odd
 
     def tile_rows(band: int) -> int:
         return (band - 1) * step_y + high[0] - low[0] + 1
 
     def plane_bytes(band: int) -> int:  # of one channel, in both tiles
-        extra = band * lane_columns if gradient else 0
+        extra = band * gradient_pitch if gradient else 0
         return itemsize * (tile_rows(band) * row_pitch + extra * t.gradient_channels)
 
     images = -(-r.images // side)
@@ -152,10 +153,11 @@ def make_plan(r: Reading, t: Target, itemsize: int, gradient: bool, device: int 
         band = -(-band // 2)
     bands = -(-all_rows // band)
     input_plane = tile_rows(band) * row_pitch * itemsize
-    gradient_plane = band * lane_columns * itemsize
+    gradient_plane = band * gradient_pitch * itemsize
     in_chunk, out_chunk = max(1, min(r.in_channels, t.tile_bytes // input_plane)), r.out_channels
     # Image groups side by side until the strips of one row fill whole runs: a run then skips taps outside the image.
-    stack = tile_strips // math.gcd(tile_strips, strips_per_line)
+    # Those of a GPU's thread lie in several rows anyway.
+    stack = 1 if t.lanes == 1 else tile_strips // math.gcd(tile_strips, strips_per_line)
     stack = max(1, min(stack, t.tile_bytes // (in_chunk * input_plane), images // 8))
     blocks, chunks = -(-images // stack) * bands, r.groups
     shared = stack * in_chunk * input_plane
@@ -177,13 +179,14 @@ def make_plan(r: Reading, t: Target, itemsize: int, gradient: bool, device: int 
     (h, w), (oh, ow) = r.size, r.out_size
     channels_read, channels_written = r.groups * r.in_channels, r.groups * r.out_channels
     data = [r.images, channels_read, h, w, step_x, -low[0], -low[1], side, tile_rows(band), row_pitch, column_pitch]
-    data += [r.images, channels_written, oh, ow, 1, 0, 0, side, band, lane_columns, lane_columns]
+    data += [r.images, channels_written, oh, ow, 1, 0, 0, side, band, gradient_pitch, lane_columns]
     data += [r.groups, r.in_channels, r.out_channels, oh, ow, step_y, *r.write_step, band, bands]
     channel_tiles = -(-r.out_channels // tile_channels)
     weight_bytes = itemsize * channel_tiles * tile_channels * r.in_channels * max(len(p.taps) for p in r.phases)
     runs = -(-band * strips_per_line * stack // tile_strips)
     # What streams past the first-level cache: all weights for every run, or the whole tile for every channel tile.
-    channels_inside = runs * weight_bytes < channel_tiles * shared
+    # On a GPU neighbouring threads take neighbouring pixels.
+    channels_inside = t.lanes > 1 and runs * weight_bytes < channel_tiles * shared
     data += [in_chunk, out_chunk, stack, channels_inside, r.elements, len(r.phases)]
     padded_channels = r.groups * channel_tiles * tile_channels
     first_tap = first_weight = 0

@@ -42,11 +42,13 @@ __device__ void interleave_exactly(T* __restrict__ to, const S* __restrict__ fro
 // to[k] = from[k] for k < count < 2 N, in at most log2(N) + 1 moves.
 template <typename T, int N, typename To, typename From>
 __device__ void copy_part(To* to, const From* from, int count) {
-  if (count & N) {
-    Strip<T, N>::load(from).store(to);
-    to += N, from += N;
+  if constexpr (N > 0) {
+    if (count & N) {
+      Strip<T, N>::load(from).store(to);
+      to += N, from += N;
+    }
+    copy_part<T, N / 2>(to, from, count);
   }
-  if constexpr (N > 1) copy_part<T, N / 2>(to, from, count);
 }
 
 // to[k] = from[k * step] for low <= k < high, and 0 for other k of [0, count). A team of threads shares the work; at steps

@@ -17,7 +17,6 @@ KERNELS = nvrtc.kernel_names()
 
 # Bytes of local memory, of instantiations whose name begins so; all others have none.
 STACK = {
-    "conv.convolve<": (16, "a strip's lanes, where they are scattered; `put_lanes` is not inlined, to compile in time"),
     "whe.forward<float, 0": (128, "a group of any size up to 32: arrays of 32 channels with an index not known before"),
     "whe.forward<double, 0": (256, "the same"),
     "whe.backward<float, 0": (256, "the same, of channels and of their gradients"),
@@ -31,8 +30,8 @@ OCCUPANCY = {
     "conv_tc.convolve<": (0.25, "a warp's tile of sums in registers: 64 of the 128 that 16 warps can have"),
     "conv_tc.convolve<float, 4, 2, 2>": (0.1875, "the same, and more pixels to copy for each thread: 168 of 12 warps"),
     "conv_tc.weight_gradient<": (0.25, "as conv_tc.convolve"),
-    "conv.convolve<": (0.125, "eight strips of sums in registers, 40 KB of images in shared memory"),
-    "conv.weight_gradient<": (0.125, "24 strips of sums in registers, 40 KB of images in shared memory"),
+    "conv.convolve<": (0.125, "8 x 4 sums in registers, 40 KB of images in shared memory"),
+    "conv.weight_gradient<": (0.125, "24 sums in registers, 40 KB of images in shared memory"),
     "conv_scaled.": (0.125, "8 x 4 sums in registers, two tiles of channels in shared memory"),
     "depthwise.convolve<": (0.125, "four rows of sums and, of 7x7, seven rows of weights in registers"),
     "depthwise.weight_gradient<": (0.125, "up to 25 sums in registers, as many per thread in shared memory"),
