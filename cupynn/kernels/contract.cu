@@ -206,7 +206,8 @@ __global__ void multiply(const T* __restrict__ x, const T* __restrict__ y, T* __
   const int strip = LANES * blockDim.x, column0 = blockIdx.y * STRIPS * strip;
   const int columns = at_most(STRIPS * strip, p.columns - column0);
   const bool narrow = STRIPS > 1 && columns <= strip;  // one strip is enough
-  const int room = narrow ? strip : STRIPS * strip, pitch = room + (LANES == 1);  // an odd pitch: no bank twice
+  // On a GPU a warp that stages 16 k of two n writes to 32 banks.
+  const int room = narrow ? strip : STRIPS * strip, pitch = room + (LANES == 1 ? 2 : 0);
   const int row0 = blockIdx.z % p.row_blocks * p.row_span, rows = at_most(p.row_span, p.rows - row0);
   const int task0 = blockIdx.z / p.row_blocks * p.task_span, task1 = at_most(task0 + p.task_span, p.tasks);
   const int outer = blockIdx.x / p.inner, inner = blockIdx.x % p.inner;
@@ -216,7 +217,7 @@ __global__ void multiply(const T* __restrict__ x, const T* __restrict__ y, T* __
   y += y0;
   z += outer * p.z_outer + inner * p.z_inner + row0 * p.z_row + column0 * p.z_column;
 
-  const int x_pitch = p.row_span + 1, x_size = STAGED ? p.pairs * p.chunk * x_pitch : 0;
+  const int x_pitch = p.row_span + 2, x_size = STAGED ? p.pairs * p.chunk * x_pitch : 0;
   T *x_panel = register_pointer((T*)shared_memory), *y_panel = x_panel + x_size;
   const bool whole = p.pairs == 0;
   if (whole) {

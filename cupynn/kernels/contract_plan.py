@@ -187,7 +187,7 @@ def _plan(p, where):
     room = t.strips * t.lanes * t.across
     if p.columns <= t.lanes * t.across:
         room = t.lanes * t.across
-    pitch, column_blocks, batch = room + (t.lanes == 1), -(-p.columns // room), p.outer * p.inner
+    pitch, column_blocks, batch = room + (2 if t.lanes == 1 else 0), -(-p.columns // room), p.outer * p.inner
 
     # Rows of a block: on a CPU so many that staging y is little beside them.
     row_span = t.rows * t.down
@@ -196,7 +196,7 @@ def _plan(p, where):
     row_blocks = -(-p.rows // row_span)
 
     # All of y's taps at once where tasks share them and they fit; else some pairs, or some of one pair's depth.
-    x_pitch = row_span + 1 if t.staged else 0
+    x_pitch = row_span + 2 if t.staged else 0
     whole = sum(map(len, p.pairs)) > p.taps and p.taps * p.depth * pitch * where.itemsize <= t.panel_bytes
     most = t.near_bytes // where.itemsize // (pitch + x_pitch)
     chunk = p.depth if whole else min(p.depth, most)
