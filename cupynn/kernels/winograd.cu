@@ -52,6 +52,11 @@ struct Tiles {
 
 constexpr int FREQUENCIES = 36;
 
+// On a GPU, whose strips are single channels, neighbouring threads take neighbouring frequencies, then tiles: packed
+// weights have frequencies last, each a pitch from the next channel's, and finished tiles begin in different banks.
+template <int LANES> constexpr int CHANNEL_PITCH = LANES == 1 ? FREQUENCIES : 1;
+template <int LANES> constexpr int TILE_PITCH = LANES == 1 ? 17 : 16;
+
 __device__ Tiles tiles_of(const Plan& p, int unit) {
   Tiles t;
   t.column0 = unit % p.spans * p.across;
@@ -136,8 +141,9 @@ __device__ void load_tiles(const T* __restrict__ x, long long image_pitch, T* __
 }
 
 // The transformed weights of output channels [first, first + gridDim.x * STRIPS * LANES), as
-// packed[channels / STRIPS / LANES][frequency][input channel][STRIPS * LANES]. w is (out_channels, in_channels, 3, 3),
-// or with `turned` (in_channels, out_channels, 3, 3) and turned by half a turn. Grid (output channels, input channels).
+// packed[channels / STRIPS / LANES][frequency][input channel][STRIPS * LANES], on a GPU with frequencies last. w is
+// (out_channels, in_channels, 3, 3), or with `turned` (in_channels, out_channels, 3, 3) and turned by half a turn.
+// Grid (output channels, input channels).
 template <typename T, int LANES, int STRIPS>
 __global__ void pack(const T* __restrict__ w, T* __restrict__ packed, int in_channels, int out_channels, int first,
                      int turned) {
@@ -168,7 +174,8 @@ __global__ void pack(const T* __restrict__ w, T* __restrict__ packed, int in_cha
     CUPYNN_UNROLL for (int i = 0; i < 6; i++) {
       S u[6];
       transform_weights<T>(half[i], u);
-      CUPYNN_UNROLL for (int j = 0; j < 6; j++) u[j].store(to + (i * 6 + j) * pitch + task * LANES);
+      CUPYNN_UNROLL for (int j = 0; j < 6; j++)
+        u[j].store(to + (i * 6 + j) * (LANES == 1 ? 1 : pitch) + task * LANES * CHANNEL_PITCH<LANES>);
     }
   }
 }
@@ -203,11 +210,12 @@ __device__ __forceinline__ void multiply(const T* __restrict__ v, const T* __res
       sum[t][s] = add ? S::load(m + (t * STRIPS + s) * LANES) : S::broadcast(T(0));
   for (int c = 0; c < channels; c += LANES, v += strip_pitch) {
     const int count = at_most(LANES, channels - c);
-    for (int k = 0; k < count; k++, u += STRIPS * LANES) {
+    for (int k = 0; k < count; k++, u += STRIPS * LANES * CHANNEL_PITCH<LANES>) {
       S weight[STRIPS];
       CUPYNN_UNROLL for (int s = 0; s < STRIPS; s++) {
         const S factor = SCALED ? S::load(scale + (c + k) * STRIPS * LANES + s * LANES) : S();
-        weight[s] = in_register(SCALED ? S::load(u + s * LANES) * factor : S::load(u + s * LANES));
+        const T* from = u + s * LANES * CHANNEL_PITCH<LANES>;
+        weight[s] = in_register(SCALED ? S::load(from) * factor : S::load(from));
       }
       CUPYNN_UNROLL for (int t = 0; t < TILES; t++) {
         const S value = S::broadcast(v[t * LANES + k]);
@@ -267,7 +275,7 @@ __global__ void convolve(const T* __restrict__ x, const T* __restrict__ weights,
   T* v = register_pointer((T*)shared_memory);
   T* m = v + FREQUENCIES * v_pitch;
   T* out = m + p.out_chunk / WIDE * FREQUENCIES * m_pitch;
-  T* stage = out + p.staged * most * 16 * LANES;
+  T* stage = out + p.staged * most * TILE_PITCH<LANES> * LANES;
   T* factors = stage + p.staged * p.side * p.input.rows * p.input.pitch * LANES;
   const long long plane = (long long)p.out_height * p.out_width;
 
@@ -291,8 +299,8 @@ __global__ void convolve(const T* __restrict__ x, const T* __restrict__ weights,
           const int image = task % groups / parts, part = task % parts;
           const int first = image * tiles + part * tiles / parts, last = image * tiles + (part + 1) * tiles / parts;
           const T* values = v + f * v_pitch + first * LANES;
-          const int row = (((out0 - out_begin) / WIDE + block) * FREQUENCIES + f) * p.input.channels + in0;
-          const T* u = weights + (long long)row * WIDE;
+          const int row = (((out0 - out_begin) / WIDE + block) * FREQUENCIES + (LANES == 1 ? 0 : f)) * p.input.channels;
+          const T* u = weights + (row + in0 * CHANNEL_PITCH<LANES>) * (long long)WIDE + (LANES == 1 ? f : 0);
           const T* factor = factors + image * channels * WIDE;
           T* to = m + (block * FREQUENCIES + f) * m_pitch + first * WIDE;
           multiply_tiles<T, LANES, STRIPS, SCALED, TILES>(last - first, values, u, factor, to, channels, strip_pitch,
@@ -306,7 +314,8 @@ __global__ void convolve(const T* __restrict__ x, const T* __restrict__ weights,
       for (int task = threadIdx.x; task < staged * t.count; task += blockDim.x) {
         const int strip = strip0 + task / t.count, tile = task % t.count;
         const T* from = m + strip / STRIPS * FREQUENCIES * m_pitch + tile * WIDE + strip % STRIPS * LANES;
-        finish_tile<T, LANES>(from, m_pitch, out + ((strip - strip0) * LANES * most + tile) * 16, most * 16);
+        finish_tile<T, LANES>(from, m_pitch, out + ((strip - strip0) * LANES * most + tile) * TILE_PITCH<LANES>,
+                              most * TILE_PITCH<LANES>);
       }
       __syncthreads();
       const int written = at_most(staged * LANES, out_end - channel0);
@@ -314,14 +323,14 @@ __global__ void convolve(const T* __restrict__ x, const T* __restrict__ weights,
       for (int task = threadIdx.x; task < written * t.images * t.rows; task += blockDim.x) {
         const int row = task % t.rows, image = task / t.rows % t.images, channel = task / t.rows / t.images;
         const T start = bias != nullptr ? bias[channel0 + channel] : T(0);
-        const T* line = out + (channel * most + (image * t.rows + row) * t.columns) * 16;
+        const T* line = out + (channel * most + (image * t.rows + row) * t.columns) * TILE_PITCH<LANES>;
         T* to = y + (t.image0 + image) * y_pitch + (channel0 + channel) * plane;
         to += (long long)(t.row0 + row) * 4 * p.out_width + t.column0 * 4;
         const int lines = at_most(4, p.out_height - (t.row0 + row) * 4);
         for (int i = 0; i < lines; i++, line += 4, to += p.out_width) {
           const T* from = line;
           int column = 0;
-          for (; column + 4 <= columns; column += 4, from += 16) {
+          for (; column + 4 <= columns; column += 4, from += TILE_PITCH<LANES>) {
             const Strip<T, 4> four = Strip<T, 4>::load(from) + start;
             (accumulate ? four + Strip<T, 4>::load(to + column) : four).store(to + column);
           }
@@ -373,12 +382,12 @@ __global__ void weight_gradient(const T* __restrict__ x, const T* __restrict__ g
   const int in0 = blockIdx.y % in_chunks * p.in_chunk, out0 = blockIdx.y / in_chunks * p.out_chunk;
   const int most = p.side * p.band * p.across, strip_pitch = most * LANES;
   const int v_pitch = p.in_chunk / LANES * strip_pitch + LANES, g_pitch = p.out_chunk / LANES * strip_pitch + LANES;
-  const int sums_pitch = p.in_chunk * p.out_chunk;
+  const int scale_pitch = p.in_chunk * p.out_chunk, sums_pitch = scale_pitch + (LANES == 1);
   T* v = register_pointer((T*)shared_memory);
   T* g = v + FREQUENCIES * v_pitch;
   T* sums = g + FREQUENCIES * g_pitch;
   T* factors = sums + FREQUENCIES * sums_pitch;
-  T* stage = factors + (SCALED ? p.side * sums_pitch : 0);
+  T* stage = factors + (SCALED ? p.side * scale_pitch : 0);
 
   const int share = divide_up(units, gridDim.x), begin = blockIdx.x * share, end = at_most(units, begin + share);
   for (int unit = begin; unit < end; unit++) {
@@ -396,7 +405,7 @@ __global__ void weight_gradient(const T* __restrict__ x, const T* __restrict__ g
       const int images = SCALED ? t.images : 1, tiles = t.count / images, at = c * p.out_chunk + o;
       for (int i = 0; i < images; i++)
         correlate<T, LANES, STRIPS, CHANNELS, SCALED>(inputs + i * tiles * LANES, gradients + i * tiles * LANES,
-                                                      factors + i * sums_pitch + at, sums + f * sums_pitch + at, tiles,
+                                                      factors + i * scale_pitch + at, sums + f * sums_pitch + at, tiles,
                                                       strip_pitch, p.out_chunk, unit > begin || i > 0);
     }
   }

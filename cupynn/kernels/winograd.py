@@ -196,13 +196,13 @@ def _make_plan(g, t: Target, itemsize: int, which: str, device: int | None, run:
         wide, high = registers[0], -(-registers[1] // t.lanes)  # strips of one thread
         out_chunk = min(-(-out_strips // wide) * wide, t.chunk)
         in_chunk = min(-(-in_strips // high) * high, t.chunk)
-        transformed = tiles * (in_chunk + out_chunk) + 2
+        transformed = tiles * (in_chunk + out_chunk) + 2 + (t.lanes == 1)
         elements = FREQUENCIES * t.lanes * (in_chunk * out_chunk * t.lanes + transformed)
         elements += side * in_chunk * out_chunk * t.lanes**2 if run else 0
     else:
         registers = t.registers(t.products, y[0])
         wide = registers[0]
-        staged += t.staged * t.lanes * tiles * 16
+        staged += t.staged * t.lanes * tiles * (17 if t.lanes == 1 else 16)
         # Strips, transformed, that fit: half of them outputs, but all inputs if that leaves one thread's outputs.
         scale = side * wide * t.lanes**2 if run else 0  # of one strip of inputs and one thread's outputs
         room = (t.shared_bytes // itemsize - staged) // (FREQUENCIES * (tiles + 1) * t.lanes + scale)
