@@ -92,7 +92,7 @@ def input_gradient(grad: Array, w: Array, dx: Array, scale: Array | None = None,
     if grad.dtype != w.dtype:
         return _convert(input_gradient, grad, w, dx, scale, add)
     if not _compiled(grad, w, dx):
-        result = reference_backward(grad, dx, w, scale)[0]
+        result = reference_backward(grad, dx, w, scale, needs=(True, False))[0]
         dx[...] = dx + result if add else result
         return None
     if w.shape[2] == 1:
@@ -114,7 +114,7 @@ def weight_gradient(grad: Array, x: Array, w: Array, scale: Array | None = None)
             dw += weight_gradient(grad[part].astype(w.dtype), x[part].astype(w.dtype), w, some)
         return dw
     if not _compiled(grad, x, w):
-        return reference_backward(grad, x, w, scale)[1]
+        return reference_backward(grad, x, w, scale, needs=(False, True))[1]
     if w.shape[2] == 1:
         return _weight_gradient(grad, x, w, scale)
     g = conv.geometry(x.shape, w.shape, 1, 1)
@@ -131,17 +131,18 @@ def reference_forward(x, w, scale=None):
     return xp_of(x).concatenate(parts, axis=1)
 
 
-def reference_backward(grad, x, w, scale=None):
-    """(dx, dw)"""
-    dx, dw = xp_of(x).zeros_like(x), []
+def reference_backward(grad, x, w, scale=None, needs=(True, True)):
+    """(dx, dw); None for what is not needed. dx needs no more of x than its shape."""
+    dx, dw = xp_of(x).zeros_like(x) if needs[0] else None, []
     for j, run in enumerate(_runs(w, scale)):
-        needs = True, True, False
+        scaled = _scaled(x, scale, j) if needs[1] else x
         part, dw_run, _ = conv.reference_backward(
-            grad[:, run], _scaled(x, scale, j), w[run], padding=w.shape[2] // 2, needs=needs
+            grad[:, run], scaled, w[run], padding=w.shape[2] // 2, needs=(*needs, False)
         )
-        dx += _scaled(part, scale, j)
+        if needs[0]:
+            dx += _scaled(part, scale, j)
         dw.append(dw_run)
-    return dx, xp_of(x).concatenate(dw)
+    return dx, xp_of(x).concatenate(dw) if needs[1] else None
 
 
 def _convert(compute: Callable, x: Array, w: Array, y: Array, scale: Array | None, add: bool) -> None:
