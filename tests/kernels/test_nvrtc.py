@@ -51,12 +51,6 @@ OCCUPANCY = {
 }
 
 
-def where_known(architecture):
-    """The parameter; skipped by an NVRTC that has left it behind, as CUDA 13's has 7.0."""
-    unknown = architecture not in nvrtc._library().getSupportedArchs()
-    return pytest.param(architecture, marks=pytest.mark.skipif(unknown, reason=f"NVRTC does not know {architecture}"))
-
-
 def allowed(table, kernel, otherwise):
     """The entry of the longest key that the kernel's name begins with, where 16 bits are named as float."""
     kernel = launches.as_float(kernel)
@@ -69,11 +63,13 @@ def test_every_kernel_file_is_tested():
     assert all(nvrtc.instantiations(name) for name in KERNELS)
 
 
-@pytest.mark.parametrize("architecture", [where_known(each) for each in ARCHITECTURES])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("name", KERNELS)
 def test_what_a_kernel_takes_of_a_gpu(name, architecture):
     if architecture < nvrtc.least_architecture(name):
         pytest.skip(f"it needs compute capability {nvrtc.least_architecture(name) / 10}")
+    if architecture not in nvrtc._library().getSupportedArchs():  # CUDA 13's has left 7.0 behind
+        pytest.skip(f"this NVRTC does not know {architecture}")
     expressions = nvrtc.instantiations(name)
     # Kernels of 16 bits and of double are those of float with other loads and stores, or more registers: each is
     # compiled for one of the architectures. Those of tensor cores have products of their own.
