@@ -60,6 +60,7 @@ examples:
   cupynn export runs/ck net.onnx                    the compact network for onnxruntime, compared with it at once
   cupynn profile smallnet --expand ck               where the time of a training step goes
   cupynn graph smallnet --expand ck --out net.svg   the tape as a picture, expanded beside contracted
+  cupynn kernel whe --html whe.html                 step through one block of a kernel with a GPU's threads
   cupynn kernels --compile                          what every kernel takes of a GPU; needs none
   cupynn doctor                                     what this computer can do, and whether every kernel is right
 
