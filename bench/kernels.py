@@ -10,7 +10,7 @@ import numpy as np
 
 from bench import floors
 from bench.command import find_torch, read_options, report
-from cupynn.kernels import batch_norm, cross_entropy, im2col, pool, sgd
+from cupynn.kernels import batch_norm, cross_entropy, gradients, im2col, pool, sgd
 
 SHAPES = [(8, 32), (16, 16), (32, 8)]  # channels and image side after each convolution
 
@@ -58,6 +58,17 @@ def cases(batch: int, torch):
         optimiser = torch.optim.SGD([parameter], lr=0.1, momentum=0.9, weight_decay=1e-4, nesterov=True)
         ours["PyTorch"] = optimiser.step
     yield "SGD step", weights.shape, sgd.cost(weights.size), ours
+    cost, factor = gradients.cost(slopes.size), np.array(1.0)
+    total, scale = (
+        {"cupynn": lambda: gradients.square_sum([slopes])},
+        {"cupynn": lambda: gradients.multiply([slopes], factor)},
+    )
+    if torch:
+        tg, tf = parameter.grad, torch.tensor(1.0)
+        total["PyTorch"] = lambda: torch.linalg.vector_norm(tg)
+        scale["PyTorch"] = lambda: tg.mul_(tf)
+    yield "gradients' squares", slopes.shape, cost["square_sum"], total
+    yield "factor for gradients", slopes.shape, cost["multiply"], scale
 
 
 def _norm(x, grad, y, gamma, beta, mean, variance, inv_std, cost, torch):

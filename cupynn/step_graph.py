@@ -184,10 +184,9 @@ def _refused(error: BaseException) -> str | None:
 
 def _explanation(step: Callable, what: str, error: BaseException) -> str:
     """Which operation does `what`, and the line of the step that asked for it."""
-    frames = [(frame, line) for frame, line in traceback.walk_tb(error.__traceback__)]
     code = getattr(step, "__code__", None)
     operation = place = ""
-    for frame, line in frames:
+    for frame, line in traceback.walk_tb(error.__traceback__):
         owner, function = frame.f_locals.get("self"), frame.f_code.co_name
         if isinstance(owner, (Function, Tensor)):
             operation = f" in {type(owner).__name__}.{function}"

@@ -36,3 +36,22 @@ def device(request):
         pytest.skip("no GPU here")
     with devices.use_device(request.param):
         yield request.param
+
+
+@pytest.fixture
+def command(capsys):
+    """A function that runs `cupynn ARGUMENTS` in this process and gives its status, what it printed, and its errors."""
+    from cupynn import cli
+
+    def command(*arguments):
+        before = devices.default_device()
+        capsys.readouterr()
+        try:
+            status = cli.main([str(argument) for argument in arguments])
+        except SystemExit as stop:
+            status = stop.code
+        finally:
+            devices.set_default_device(before)
+        return status, *capsys.readouterr()
+
+    return command

@@ -28,18 +28,6 @@ def runs(tmp_path_factory):
 
 
 @pytest.fixture
-def run(capsys):
+def run(command):
     """Run `cupynn analyse` in this process: status, stdout, stderr."""
-
-    def run(*arguments):
-        before = cupynn.default_device()
-        capsys.readouterr()
-        try:
-            status = cli.main(["analyse", *map(str, arguments), "--device", "cpu"])
-        except SystemExit as stop:
-            status = stop.code
-        finally:
-            cupynn.set_default_device(before)
-        return status, *capsys.readouterr()
-
-    return run
+    return lambda *arguments: command("analyse", *arguments, "--device", "cpu")

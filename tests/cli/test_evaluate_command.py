@@ -34,17 +34,8 @@ def trained(tmp_path_factory):
 
 
 @pytest.fixture
-def run(capsys):
-    def run(*arguments):
-        before = cupynn.default_device()
-        capsys.readouterr()
-        try:
-            status = cli.main(["evaluate", *map(str, arguments), "--device", "cpu"])
-        finally:
-            cupynn.set_default_device(before)
-        return status, *capsys.readouterr()
-
-    return run
+def run(command):
+    return lambda *arguments: command("evaluate", *arguments, "--device", "cpu")
 
 
 def by_hand(model, test_set):

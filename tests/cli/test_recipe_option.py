@@ -7,7 +7,6 @@ import shlex
 import numpy as np
 import pytest
 
-import cupynn
 from cupynn import cli
 from cupynn.data import CentreCrop, ColourJitter, Lighting, RandomResizedCrop, cifar, loader
 from cupynn.optim import Group
@@ -18,20 +17,9 @@ IMAGES = 8
 
 
 @pytest.fixture
-def run(capsys):
+def run(command):
     """A function that runs `cupynn train ARGUMENTS` and gives its status, what it printed, and its errors."""
-
-    def run(arguments):
-        before = cupynn.default_device()
-        try:
-            status = cli.main(["train", *shlex.split(arguments)])
-        except SystemExit as stop:
-            status = stop.code
-        finally:
-            cupynn.set_default_device(before)
-        return status, *capsys.readouterr()
-
-    return run
+    return lambda arguments: command("train", *shlex.split(arguments))
 
 
 @pytest.fixture

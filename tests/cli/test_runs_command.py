@@ -42,15 +42,8 @@ def some(tmp_path):
 
 
 @pytest.fixture
-def run(capsys):
-    def run(*arguments):
-        try:
-            status = cli.main(["runs", *map(str, arguments)])
-        except SystemExit as stop:
-            status = stop.code
-        return status, *capsys.readouterr()
-
-    return run
+def run(command):
+    return lambda *arguments: command("runs", *arguments)
 
 
 def rows(run, *arguments):

@@ -20,20 +20,9 @@ NETWORK = "--data digits8x8 smallnet --option kernel_size=5"
 
 
 @pytest.fixture
-def run(capsys):
+def run(command):
     """A function that runs `cupynn ARGUMENTS` and gives its status, what it printed, and its errors."""
-
-    def run(arguments):
-        before = cupynn.default_device()
-        try:
-            status = cli.main(shlex.split(arguments))
-        except SystemExit as stop:
-            status = stop.code
-        finally:
-            cupynn.set_default_device(before)
-        return status, *capsys.readouterr()
-
-    return run
+    return lambda arguments: command(*shlex.split(arguments))
 
 
 def same_weights(one, other):
