@@ -379,9 +379,10 @@ class _Run:
             raise type(error)(f"fit: cannot write to {place}: {reason}; {self._last_good()}") from error
 
     def _last_good(self) -> str:
-        if self.checkpoints.last is None:
-            return "there is no checkpoint"
-        return f"the last good checkpoint is {self.checkpoints.last}"
+        last = self.checkpoints.last
+        if last is None and self.world.rank:  # rank 0 writes them; the others can only look
+            last = next(reversed(self.checkpoints.files()), None)
+        return "there is no checkpoint" if last is None else f"the last good checkpoint is {last}"
 
 
 def _looks_cost_nothing() -> bool:
